@@ -1,0 +1,1 @@
+"""The generator: one decoder over text and image tokens."""

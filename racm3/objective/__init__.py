@@ -1,0 +1,1 @@
+"""What is learned: which spans are masked, how they move, and the weighted loss."""

@@ -1,0 +1,131 @@
+"""The retriever: queries in, contexts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from racm3.encoder.base import Vectors
+from racm3.retriever.index import Hits, SearchIndex
+from racm3.retriever.memory import Memory
+from racm3.retriever.selection import (
+    MainDocument,
+    Selection,
+    SelectionConfig,
+    SkipReason,
+    count_reasons,
+    order_hits,
+    select_contexts,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrieved:
+    """The selections of a batch of queries, in order, and how often each rule fired."""
+
+    selections: tuple[Selection, ...]
+    counts: dict[SkipReason, int]
+    short: int
+    """Queries that got fewer than K contexts."""
+
+
+class Retriever:
+    """Search, exact scores, selection.
+
+    It asks the index for few candidates first and for four times as many for the queries that
+    still lack contexts, until K are chosen or the memory is exhausted. So no document is missed
+    because too few were asked for, however many are skipped.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        index: SearchIndex,
+        config: SelectionConfig,
+        *,
+        first_candidates: int = 32,
+        rescore: bool = True,
+    ) -> None:
+        """Takes the parts.
+
+        Args:
+            memory: Ids and vectors by position.
+            index: Over `memory.vectors`, in the same order.
+            config: The selection.
+            first_candidates: Hits asked for at first.
+            rescore: Score candidates afresh with the memory's own vectors, so that an approximate
+                index only decides who is a candidate.
+
+        Raises:
+            ValueError: The index holds another number of vectors.
+        """
+        if index.size != len(memory):
+            raise ValueError(
+                f"The index holds {index.size} vectors, the memory {len(memory)} documents: "
+                "they belong to different artifacts."
+            )
+        if first_candidates < 1:
+            raise ValueError(f"first_candidates is {first_candidates}: ask for at least one.")
+        self._memory, self._index, self._config = memory, index, config
+        self._first, self._rescore = first_candidates, rescore
+
+    def retrieve(
+        self, queries: Vectors, mains: Sequence[MainDocument | None] | None = None
+    ) -> Retrieved:
+        """Contexts for each row of [B, d].
+
+        Args:
+            queries: Unit vectors of captions or images.
+            mains: The asking document of each row; None (each, or all) at inference.
+
+        Raises:
+            ValueError: `mains` has another length, or a rule lacks a column.
+        """
+        known = [None] * len(queries) if mains is None else list(mains)
+        if len(known) != len(queries):
+            raise ValueError(f"{len(queries)} queries, {len(known)} main documents: match them.")
+        chosen: dict[int, Selection] = {}
+        open_rows, k = list(range(len(queries))), min(self._first, len(self._memory))
+        while open_rows and k:
+            attempts = self._attempt(queries[open_rows], known, open_rows, k)
+            chosen |= {row: found for row, (found, _) in zip(open_rows, attempts, strict=True)}
+            if k == len(self._memory):
+                break
+            open_rows = [
+                row for row, (_, sure) in zip(open_rows, attempts, strict=True) if not sure
+            ]
+            k = min(4 * k, len(self._memory))
+        empty = Selection(contexts=(), skipped=())
+        selections = tuple(chosen.get(row, empty) for row in range(len(queries)))
+        return Retrieved(
+            selections=selections,
+            counts=count_reasons(selections),
+            short=sum(self._lacking(selection) for selection in selections),
+        )
+
+    def _lacking(self, selection: Selection) -> bool:
+        return len(selection.contexts) < self._config.max_contexts
+
+    def _attempt(
+        self, queries: Vectors, mains: Sequence[MainDocument | None], rows: Sequence[int], k: int
+    ) -> list[tuple[Selection, bool]]:
+        """Selections, and whether more candidates could not change them (ties at the end could)."""
+        scores, positions = self._candidates(queries, k)
+        attempts = []
+        for i, row in enumerate(rows):
+            ranking = order_hits(scores[i], positions[i], self._memory)
+            found = select_contexts(ranking, self._memory, self._config, mains[row])
+            full = not self._lacking(found)
+            tied = full and bool(found.contexts) and found.contexts[-1].score <= ranking[-1][0]
+            attempts.append((found, full and not tied))
+        return attempts
+
+    def _candidates(self, queries: Vectors, k: int) -> Hits:
+        scores, positions = self._index.search(queries, k)
+        if not self._rescore:
+            return scores, positions
+        vectors = self._memory.vectors[np.maximum(positions, 0)]
+        exact = np.einsum("bkd,bd->bk", vectors, queries, dtype=np.float32)
+        return np.where(positions < 0, -np.inf, exact).astype(np.float32), positions

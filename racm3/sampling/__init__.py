@@ -1,0 +1,1 @@
+"""Sampling: images, captions and infills from a generator, under a grammar."""

@@ -1,0 +1,1 @@
+"""Training: the plain loop, what it fits, and what it keeps on disk."""

@@ -1,0 +1,188 @@
+"""Fits the generator: what `fit` needs of it, and how it is validated while it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from racm3.document import DocumentTokens
+from racm3.generator.flops import training_flops
+from racm3.generator.transformer import Generator
+from racm3.objective.loss import row_nll, weighted_loss
+from racm3.sequence.batch import Batch
+from racm3.sequence.layout import Layout
+from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
+
+_WRONG_PURPOSE = 0x77_726F
+
+
+def kept(batch: Batch) -> tuple[Tensor, Batch]:
+    """Leaves out the labels of weight 0, whose logits nobody needs.
+
+    Returns:
+        bool [B, T] of the positions that stay, and the batch of their n labels as one row [1, n].
+    """
+    keep = batch.weights > 0
+    return keep, Batch(**{f.name: getattr(batch, f.name)[keep][None] for f in fields(batch)})
+
+
+class GeneratorTask:
+    """The `FitTask` of a causal, CM3 or RA-CM3 generator: the stream's config tells them apart."""
+
+    def __init__(
+        self,
+        model: Generator,
+        examples: Sequence[Example],
+        *,
+        layout: Layout,
+        config: StreamConfig,
+        seed: int,
+        total_steps: int | None = None,
+        autocast: torch.dtype | None = None,
+        on_draw: Callable[[DrawRecord], None] | None = None,
+    ) -> None:
+        """Takes the model as it is.
+
+        Args:
+            model: Trained; on the device that batches are moved to.
+            examples: Training examples.
+            layout: Of every sequence.
+            config: How batches are drawn; `alpha`, `max_k` and the spans are in it.
+            seed: Of the stream.
+            total_steps: Of the run, for `config.k0_fraction`; with a FLOPs budget an estimate.
+            autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
+            on_draw: Sees what was drawn for each step.
+        """
+        self.model: nn.Module = model
+        self._generator, self._examples, self._layout = model, examples, layout
+        self._config, self._seed, self._total_steps = config, seed, total_steps
+        self._autocast, self._on_draw = autocast, on_draw
+        self._flops = 0.0
+
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
+        """Returns L_main + alpha L_contexts of the batch of (seed, step, rank)."""
+        drawn, record = draw_batch(
+            self._examples,
+            layout=self._layout,
+            config=self._config,
+            seed=self._seed,
+            step=step,
+            rank=rank,
+            world_size=world_size,
+            total_steps=self._total_steps,
+        )
+        if self._on_draw is not None:
+            self._on_draw(record)
+        device = self._generator.tokens.weight.device
+        batch = drawn.to(device)
+        keep, labels = kept(batch)
+        with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
+            logits = self.model(
+                batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
+            )
+        parts = weighted_loss(logits[None], labels)
+        rows, length = batch.input_ids.shape
+        self._flops = training_flops(
+            self._generator.config,
+            rows=rows,
+            length=length,
+            predictions=labels.labels.numel(),
+            vocabulary_size=self._layout.vocabulary.size,
+        )
+        return parts.loss, {
+            "loss": parts.loss.item(),
+            "tokens": float(rows * length),
+            **parts.means(),
+        }
+
+    def step_flops(self, step: int) -> float:
+        """Returns the FLOPs of the step whose loss was computed last."""
+        del step
+        return self._flops
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """Held-out perplexities; give it to `fit` as `validate`.
+
+    It returns ``image_ppl_k{k}`` and ``caption_ppl_k{k}`` for each k, ``..._wrong`` with as many
+    documents of `pool` drawn at random as `loss_k`, and ``loss``: mean NLL in nats of all measured
+    tokens, image and caption, at `loss_k`.
+    """
+
+    examples: Sequence[Example]
+    """Validation examples."""
+    layout: Layout
+    """Of the sequences."""
+    ks: tuple[int, ...] = (0, 1, 2)
+    """Numbers of contexts that are measured."""
+    loss_k: int = 2
+    """The k that early stopping reads: 2 for RA-CM3, 0 for a generator without contexts."""
+    pool: Sequence[DocumentTokens] = ()
+    """Documents that wrong contexts are drawn from; empty leaves the rows out."""
+    seed: int = 0
+    """Of the wrong contexts."""
+    batch_size: int = 32
+    """Rows of one forward pass."""
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Measures a `Generator` as it is."""
+        numbers: dict[str, float] = {}
+        total, count = 0.0, 0.0
+        for k in sorted({*self.ks, self.loss_k}):
+            for task in ("image", "caption"):
+                nll, tokens = self._measure(model, task, k, None)
+                numbers[f"{task}_ppl_k{k}"] = math.exp(nll / tokens)
+                if k == self.loss_k:
+                    total, count = total + nll, count + tokens
+        if self.pool and self.loss_k:
+            wrong = self._wrong_contexts()
+            for task in ("image", "caption"):
+                nll, tokens = self._measure(model, task, self.loss_k, wrong)
+                numbers[f"{task}_ppl_wrong"] = math.exp(nll / tokens)
+        return {"loss": total / count, **numbers}
+
+    def _wrong_contexts(self) -> list[list[DocumentTokens]]:
+        draw = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence((_WRONG_PURPOSE, self.seed)))
+        )
+        rows = draw.integers(0, len(self.pool), (len(self.examples), self.loss_k)).tolist()
+        return [[self.pool[i] for i in row] for row in rows]
+
+    def _measure(
+        self, model: nn.Module, task: str, k: int, contexts: list[list[DocumentTokens]] | None
+    ) -> tuple[float, float]:
+        nll, tokens = 0.0, 0.0
+        for start in range(0, len(self.examples), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            batch = evaluation_batch(
+                self.examples[part],
+                layout=self.layout,
+                task="image" if task == "image" else "caption",
+                k=k,
+                contexts=None if contexts is None else contexts[part],
+            )
+            sums, counts = measured_nll(model, batch)
+            nll, tokens = nll + float(sums.sum()), tokens + float(counts.sum())
+        if not tokens:
+            raise ValueError(f"The validation examples have no {task} token to measure.")
+        return nll, tokens
+
+
+@torch.no_grad()
+def measured_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sums of NLL in nats and numbers of measured tokens of each row, float64 [B], on the CPU."""
+    device = next(model.parameters()).device
+    batch = batch.to(device)
+    keep, labels = kept(batch)
+    logits = model(batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep)
+    single = Batch(**{f.name: getattr(labels, f.name)[0][:, None] for f in fields(labels)})
+    nll, _ = row_nll(logits[:, None], single)
+    row_of = keep.nonzero()[:, 0]
+    sums = torch.zeros(len(keep), dtype=torch.float64, device=device)
+    return sums.index_add(0, row_of, nll.double()).cpu(), keep.sum(dim=1).double().cpu()

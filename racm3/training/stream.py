@@ -1,0 +1,386 @@
+"""The stream of batches: what is drawn for a step is a pure function of (seed, step, row).
+
+Row r of the *global* batch of a step draws from a Philox generator keyed by (seed, purpose, step,
+r), so a batch does not depend on what was drawn before it, nor on the number of ranks: rank q of n
+assembles rows q, q+n, q+2n, ... Resuming needs the step and nothing else.
+
+Order: row r of step s is position s * batch_size + r of the endless stream of epochs
+(`racm3.training.epoch_order`), so a batch may straddle two epochs and no example is left over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Series
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from racm3.document import DocumentTokens
+from racm3.objective.masking import mask, to_row
+from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_spans
+from racm3.sequence.batch import Batch, Modality, Row, digest_of_rows
+from racm3.sequence.layout import Layout, lay_out
+from racm3.training.epoch_order import EpochOrder, keyed_generator
+
+Query = Literal["text", "image"]
+Task = Literal["image", "caption"]
+_BATCH_PURPOSE, _ROW_PURPOSE = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryContexts:
+    """What one query of an example retrieved."""
+
+    query: Query
+    """Which part of the example was the query."""
+
+    draw: int
+    """Which draw of the dropped-word query; 0 where nothing was drawn."""
+
+    document_ids: tuple[str, ...]
+    """Ranked, best first; as long as `contexts`."""
+
+    contexts: tuple[DocumentTokens, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A main document and its candidate contexts: one row the trainer reads."""
+
+    example_id: str
+    document_id: str
+    main: DocumentTokens
+    queries: tuple[QueryContexts, ...]
+    """Empty for an example without contexts."""
+
+    group: str | None = None
+    """Group whose weight applies; None has weight 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamConfig:
+    """How batches are drawn. Vanilla CM3 is `max_k=0`; a DALL-E-like model `objective="causal"`.
+
+    Raises:
+        ValueError: when a value is out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    batch_size: int = 32
+    """Examples a step, over all ranks."""
+
+    objective: Literal["cm3", "causal"] = "cm3"
+    """`causal` masks nothing."""
+
+    alpha: float = 0.1
+    """Weight of labels in contexts (RA-CM3: 0.1; CM3Leon in effect 1)."""
+
+    max_k: int = 2
+    """K ~ Uniform{0..max_k}; an example with fewer contexts gets what it has."""
+
+    k_per_batch: bool = True
+    """True: one K a step, so that rows are of one length. False: one K an example (paper)."""
+
+    k0_fraction: float = 0.0
+    """First share of the steps that is without contexts."""
+
+    shuffle_contexts: bool = True
+    """True (code base): in random order. False: best first."""
+
+    query_probability_text: float = 0.5
+    """How often the text is the query; the image otherwise. A missing side yields to the other."""
+
+    spans: SpanMixConfig = field(default_factory=SpanMixConfig)
+    """What is masked under `cm3`."""
+
+    max_text_tokens: int = 32
+    """Captions are cut to this: `Layout.max_text_tokens` must be the same."""
+
+    max_length: int = 4096
+    """Most inputs a row may have. Contexts that do not fit beside the tokens that masking adds are
+    left out, least relevant first; nothing is ever cut in the middle."""
+
+    group_weights: dict[str, float] = field(default_factory=dict)
+    """How often examples of a group are seen, 1 being once an epoch."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "batch_size >= 1": self.batch_size >= 1,
+            "objective is cm3 or causal": self.objective in ("cm3", "causal"),
+            "alpha is finite and >= 0": math.isfinite(self.alpha) and self.alpha >= 0,
+            "max_k >= 0": self.max_k >= 0,
+            "0 <= k0_fraction <= 1": 0 <= self.k0_fraction <= 1,
+            "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
+            "max_text_tokens >= 1": self.max_text_tokens >= 1,
+            "group_weights are finite and >= 0": all(
+                math.isfinite(weight) and weight >= 0 for weight in self.group_weights.values()
+            ),
+        }
+        broken = [rule for rule, holds in checks.items() if not holds]
+        if broken:
+            raise ValueError(f"StreamConfig needs {', '.join(broken)}")
+
+    @property
+    def most_spans(self) -> int:
+        """Most spans of any row."""
+        return self.spans.most_spans if self.objective == "cm3" else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowRecord:
+    """What was drawn for one row."""
+
+    example_id: str
+    epoch: int
+    query: Query | None
+    """None where no contexts were asked for, or the example has no query."""
+
+    draw: int | None
+    context_ids: tuple[str, ...]
+    """In the order fed."""
+
+    contexts_left_out: int
+    """Contexts that did not fit `max_length`."""
+
+    cut_text_tokens: int
+    """Caption tokens lost to `max_text_tokens`."""
+
+    masking: SpanDraw
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawRecord:
+    """What was drawn for one step and rank: enough to say what the model saw, and to check it."""
+
+    seed: int
+    step: int
+    rank: int
+    world_size: int
+    rows: tuple[RowRecord, ...]
+    batch_digest: str
+    """sha256 (hex) of the ids fed (`digest_of_rows`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Contexts:
+    """The contexts of one row, in the order fed."""
+
+    tokens: tuple[DocumentTokens, ...] = ()
+    ids: tuple[str, ...] = ()
+    query: Query | None = None
+    draw: int | None = None
+    left_out: int = 0
+
+
+def draw_batch(
+    examples: Series[Example],
+    *,
+    layout: Layout,
+    config: StreamConfig,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    total_steps: int | None = None,
+) -> tuple[Batch, DrawRecord]:
+    """The batch of a step and what was drawn for it.
+
+    Args:
+        examples: what is trained on; only the drawn ones are looked at (with `group_weights`, the
+            group of each).
+        layout: how they are laid out.
+        config: how they are drawn.
+        seed: 0 or above; another seed is another stream.
+        step: from 0.
+        rank: which rank's rows.
+        world_size: number of ranks; must divide `config.batch_size`.
+        total_steps: of the whole run; needed when `config.k0_fraction` is not 0.
+
+    Raises:
+        ValueError: when config, layout and examples do not fit together.
+    """
+    _check(examples, layout, config, rank, world_size)
+    order = _order(examples, config, seed)
+    k = _batch_k(config, seed, step, total_steps)
+    rows: list[Row] = []
+    records: list[RowRecord] = []
+    for row in range(rank, config.batch_size, world_size):
+        epoch, index = order.locate(step * config.batch_size + row)
+        generator = keyed_generator(seed, _ROW_PURPOSE, step, row)
+        row_k = k if k is not None else int(generator.integers(config.max_k + 1))
+        fed, record = _draw_row(examples[index], layout, config, generator, epoch=epoch, k=row_k)
+        rows.append(fed)
+        records.append(record)
+    record_of_step = DrawRecord(
+        seed=seed,
+        step=step,
+        rank=rank,
+        world_size=world_size,
+        rows=tuple(records),
+        batch_digest=digest_of_rows(rows),
+    )
+    return Batch.of_rows(rows, pad_id=layout.vocabulary.pad_id), record_of_step
+
+
+def epoch_length(examples: Series[Example], config: StreamConfig) -> int:
+    """Number of rows in an epoch: the same for every epoch.
+
+    Raises:
+        ValueError: when a weighted group has no example, or all weights are 0.
+    """
+    return _order(examples, config, 0).length
+
+
+def evaluation_batch(
+    examples: Series[Example],
+    *,
+    layout: Layout,
+    task: Task,
+    k: int,
+    contexts: Series[Series[DocumentTokens]] | None = None,
+    best_first: bool = True,
+) -> Batch:
+    """What perplexities are measured on: weight 1 on the measured tokens, 0 on all others.
+
+    `image`: the main document's image codes, in causal order, given contexts and caption; contexts
+    as retrieved by the caption. `caption`: the caption's tokens (not `<eoss>`), infilled from the
+    tail, given contexts and image; contexts as retrieved by the image. Never by the whole document,
+    which would leak, and of several draws of a query the one of the lowest number.
+
+    Args:
+        examples: one a row.
+        layout: how they are laid out.
+        task: what is measured.
+        k: most contexts; an example with fewer, or without the query, gets what it has.
+        contexts: instead of the retrieved ones (wrong ones, say), ranked, one list an example.
+        best_first: order of the contexts; False puts the best beside the main document.
+
+    Raises:
+        ValueError: when `contexts` has another length than `examples`.
+    """
+    if contexts is None:
+        contexts = [
+            _retrieved(example, "text" if task == "image" else "image") for example in examples
+        ]
+    measured = Modality.IMAGE if task == "image" else Modality.TEXT
+    rows = []
+    for example, ranked in zip(examples, contexts, strict=True):
+        fed = list(ranked[:k]) if best_first else list(ranked[:k])[::-1]
+        sequence = lay_out(example.main, fed, layout)
+        caption = sequence.main_segments[0]
+        hidden = task == "caption" and caption.stop > caption.start
+        spans = (Span(caption.start, caption.stop),) if hidden else ()
+        row = to_row(sequence, mask(sequence, spans, layout.vocabulary), layout, alpha=0)
+        weights = (row.is_main & (row.modality == measured)).astype(np.float32)
+        rows.append(replace(row, weights=weights))
+    return Batch.of_rows(rows, pad_id=layout.vocabulary.pad_id)
+
+
+def _retrieved(example: Example, query: Query) -> tuple[DocumentTokens, ...]:
+    candidates = [q for q in example.queries if q.query == query]
+    return min(candidates, key=lambda q: q.draw).contexts if candidates else ()
+
+
+def _order(examples: Series[Example], config: StreamConfig, seed: int) -> EpochOrder:
+    groups = [example.group for example in examples] if config.group_weights else ()
+    return EpochOrder(groups, config.group_weights, size=len(examples), seed=seed)
+
+
+def _check(
+    examples: Series[Example], layout: Layout, config: StreamConfig, rank: int, world_size: int
+) -> None:
+    if not len(examples):
+        raise ValueError("there is no example to draw from")
+    if not 0 <= rank < world_size or config.batch_size % world_size:
+        raise ValueError(
+            f"rank {rank} of {world_size} cannot draw a batch of {config.batch_size}: the number "
+            "of ranks must divide batch_size, and rank be below it"
+        )
+    if layout.max_text_tokens != config.max_text_tokens:
+        raise ValueError(
+            f"max_text_tokens is {layout.max_text_tokens} in the layout and "
+            f"{config.max_text_tokens} in StreamConfig: give both the same"
+        )
+    if config.most_spans > layout.vocabulary.num_sentinels:
+        raise ValueError(
+            f"spans.max_masks is {config.most_spans}, but the vocabulary has only "
+            f"{layout.vocabulary.num_sentinels} sentinels"
+        )
+    needed = config.max_text_tokens + layout.image_tokens + 2 + 3 * config.most_spans
+    if needed > config.max_length:
+        raise ValueError(
+            f"max_length {config.max_length} cannot hold one document and its masks: raise it to "
+            f"{needed} at least, or lower max_text_tokens or spans.max_masks"
+        )
+
+
+def _batch_k(config: StreamConfig, seed: int, step: int, total_steps: int | None) -> int | None:
+    """K of all rows of a step; None where each row draws its own."""
+    if config.k0_fraction:
+        if total_steps is None:
+            raise ValueError("k0_fraction needs total_steps, the length of the run")
+        if step < config.k0_fraction * total_steps:
+            return 0
+    if not config.k_per_batch:
+        return None
+    return int(keyed_generator(seed, _BATCH_PURPOSE, step).integers(config.max_k + 1))
+
+
+def _draw_row(
+    example: Example,
+    layout: Layout,
+    config: StreamConfig,
+    generator: np.random.Generator,
+    *,
+    epoch: int,
+    k: int,
+) -> tuple[Row, RowRecord]:
+    contexts = _draw_contexts(example, k, layout, config, generator)
+    sequence = lay_out(example.main, contexts.tokens, layout)
+    masking = SpanDraw(sampler="none", spans=())
+    if config.objective == "cm3":
+        masking = draw_spans(sequence, config.spans, generator)
+    masked = mask(sequence, masking.spans, layout.vocabulary)
+    record = RowRecord(
+        example_id=example.example_id,
+        epoch=epoch,
+        query=contexts.query,
+        draw=contexts.draw,
+        context_ids=contexts.ids,
+        contexts_left_out=contexts.left_out,
+        cut_text_tokens=sequence.cut_text_tokens,
+        masking=masking,
+    )
+    return to_row(sequence, masked, layout, alpha=config.alpha), record
+
+
+def _draw_contexts(
+    example: Example,
+    k: int,
+    layout: Layout,
+    config: StreamConfig,
+    generator: np.random.Generator,
+) -> _Contexts:
+    """Draws query and order; keeps the k best, as far as the row has room."""
+    wanted: Query = "text" if generator.random() < config.query_probability_text else "image"
+    drawn = generator.random()
+    if k == 0 or not example.queries:
+        return _Contexts()
+    candidates = [q for q in example.queries if q.query == wanted] or list(example.queries)
+    chosen = candidates[int(drawn * len(candidates))]
+    room = config.max_length - layout.document_length(example.main) - 3 * config.most_spans
+    lengths = np.cumsum([layout.document_length(c) for c in chosen.contexts[:k]])
+    kept = int(np.searchsorted(lengths, room, side="right"))
+    order = list(range(kept))
+    if config.shuffle_contexts:
+        order = generator.permutation(kept).tolist()
+    return _Contexts(
+        tokens=tuple(chosen.contexts[i] for i in order),
+        ids=tuple(chosen.document_ids[i] for i in order),
+        query=chosen.query,
+        draw=chosen.draw,
+        left_out=len(lengths) - kept,
+    )

@@ -1,0 +1,1 @@
+"""How artifacts are stored: tables, columns, manifests, receipts and their digests."""

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from racm3.document import DocumentTokens
+from racm3.generator.config import GeneratorConfig
+from racm3.generator.transformer import Generator
+from racm3.metrics.perplexity import example_nll, perplexity_score
+from racm3.objective.loss import weighted_loss
+from racm3.objective.spans import SpanMixConfig
+from racm3.sequence.layout import Layout
+from racm3.training.checkpoint import CheckpointError, load_generator, save_generator
+from racm3.training.fit import FitConfig, fit
+from racm3.training.generator import GeneratorTask, Validation, kept
+from racm3.training.stream import Example, QueryContexts, StreamConfig, draw_batch
+from racm3.vocabulary import Vocabulary
+
+LAYOUT = Layout(vocabulary=Vocabulary(20, 16, 2), image_tokens=9, max_text_tokens=6)
+STREAM = StreamConfig(
+    batch_size=8, max_text_tokens=6, max_length=120, spans=SpanMixConfig(max_masks=2)
+)
+
+
+def examples(n=12):
+    r = np.random.default_rng(0)
+    docs = [
+        DocumentTokens(
+            text=tuple(r.integers(0, 20, 3).tolist()), image=tuple(r.integers(0, 16, 9).tolist())
+        )
+        for _ in range(n)
+    ]
+    return [
+        Example(
+            example_id=f"e{i}",
+            document_id=f"d{i}",
+            main=doc,
+            queries=tuple(
+                QueryContexts(query=q, draw=0, document_ids=("x", "y"), contexts=(doc, docs[i - 1]))
+                for q in ("text", "image")
+            ),
+        )
+        for i, doc in enumerate(docs)
+    ]
+
+
+def make():
+    config = GeneratorConfig(
+        layers=2, width=36, heads=3, positions="document", num_places=LAYOUT.places.size
+    )
+    return Generator(config, LAYOUT.vocabulary, generator=torch.Generator().manual_seed(0))
+
+
+def test_leaving_out_weightless_labels_changes_no_loss():
+    model = make()
+    batch, _ = draw_batch(examples(), layout=LAYOUT, config=STREAM, seed=0, step=3)
+    inputs = (batch.input_ids, batch.places, batch.next_places, batch.slots)
+    keep, labels = kept(batch)
+    whole = weighted_loss(model(*inputs), batch)
+    part = weighted_loss(model(*inputs, keep=keep)[None], labels)
+    torch.testing.assert_close(part.loss, whole.loss)
+    assert part.means() == pytest.approx(whole.means(), rel=1e-5)
+
+
+def test_training_learns_to_copy_and_wrong_contexts_hurt(tmp_path):
+    data = examples()
+    validation = Validation(examples=data, layout=LAYOUT, pool=[e.main for e in data], seed=1)
+    task = GeneratorTask(make(), data, layout=LAYOUT, config=STREAM, seed=0)
+    config = FitConfig(steps=60, learning_rate=4e-3, warmup_steps=5, validate_every=30)
+    result = fit(task, config, validate=validation)
+    last = result.log[-1].metrics
+    assert last["image_ppl_k2"] < last["image_ppl_k0"]
+    assert last["image_ppl_k2"] < last["image_ppl_wrong"]
+    assert result.flops > 0
+    measured = example_nll(task.model, data, layout=LAYOUT, task="image", k=2, batch_size=5)
+    assert measured.perplexity == pytest.approx(validation(task.model)["image_ppl_k2"], rel=1e-4)
+    assert measured.tokens.tolist() == [9.0] * len(data)
+    score = perplexity_score(measured, task="image", generator=np.random.default_rng(0))
+    assert score.low <= score.value <= score.high
+
+    path = save_generator(tmp_path, task.model)
+    again = load_generator(path)
+    assert again.config == task.model.config
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    (path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError):
+        load_generator(path)

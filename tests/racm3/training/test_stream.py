@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from racm3.document import DocumentTokens
+from racm3.objective.masking import unmask
+from racm3.objective.spans import SpanMixConfig
+from racm3.sequence.layout import Layout, lay_out
+from racm3.training.stream import (
+    Example,
+    QueryContexts,
+    StreamConfig,
+    draw_batch,
+    epoch_length,
+    evaluation_batch,
+)
+from racm3.vocabulary import Vocabulary
+
+V = Vocabulary(60, 30, num_sentinels=16)
+LAYOUT = Layout(vocabulary=V, image_tokens=9, max_text_tokens=5)
+CONFIG = StreamConfig(batch_size=8, max_text_tokens=5)
+KINDS = (("text", 0), ("text", 1), ("image", 0))
+
+
+def document(number):
+    return DocumentTokens(
+        text=tuple((number + t) % 60 for t in range(number % 7)),
+        image=tuple((3 * number + c) % 30 for c in range(9)),
+    )
+
+
+def queries(number):
+    """Candidates whose number tells which query, draw and rank they come from."""
+    found = []
+    for kind, (query, draw) in enumerate(KINDS):
+        numbers = [1000 + 100 * kind + 10 * rank + number % 10 for rank in range(3)]
+        found.append(
+            QueryContexts(
+                query=query,
+                draw=draw,
+                document_ids=tuple(f"d{n}" for n in numbers),
+                contexts=tuple(map(document, numbers)),
+            )
+        )
+    return tuple(found)
+
+
+def example(number, **changes):
+    values = {"main": document(number), "queries": queries(number), "group": None, **changes}
+    return Example(example_id=f"e{number}", document_id=f"d{number}", **values)
+
+
+EXAMPLES = [example(number) for number in range(20)]
+
+
+def draw(step, config=CONFIG, examples=EXAMPLES, layout=LAYOUT, **changes):
+    return draw_batch(
+        examples, layout=layout, config=config, seed=changes.pop("seed", 3), step=step, **changes
+    )
+
+
+def equal(left, right):
+    return all(torch.equal(getattr(left, f.name), getattr(right, f.name)) for f in fields(left))
+
+
+def rows_of(records):
+    return [row for record in records for row in record.rows]
+
+
+def test_from_any_step_the_next_batches_are_the_same():
+    walked = [draw(step) for step in range(12)]
+    for start in (11, 4, 0, 7):
+        for step in range(start, 12):
+            batch, record = draw(step)
+            assert equal(batch, walked[step][0])
+            assert record == walked[step][1]
+    assert len({record.batch_digest for _, record in walked}) == 12
+    assert draw(0, seed=4)[1].batch_digest != walked[0][1].batch_digest
+
+
+def test_every_epoch_covers_every_example_once():
+    seen = Counter(
+        (row.epoch, row.example_id) for row in rows_of(draw(step)[1] for step in range(5))
+    )
+    assert set(seen) == {(e, f"e{n}") for e in (0, 1) for n in range(20)}
+    assert set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("k_per_batch", [True, False])
+def test_ranks_share_the_batch_of_one(k_per_batch):
+    config = replace(CONFIG, k_per_batch=k_per_batch)
+    for step in range(2):
+        _, whole = draw(step, config)
+        parts = [draw(step, config, rank=rank, world_size=4)[1].rows for rank in range(4)]
+        assert tuple(row for rows in zip(*parts, strict=True) for row in rows) == whole.rows
+        assert len({row.example_id for rows in parts for row in rows}) == 8
+
+
+def test_rows_are_the_examples_masked_and_contexts_in_the_order_recorded():
+    tokens = {e.document_id: e.main for e in EXAMPLES}
+    for e in EXAMPLES:
+        for q in e.queries:
+            tokens.update(zip(q.document_ids, q.contexts, strict=True))
+    for step in range(10):
+        batch, record = draw(step)
+        for index, row in enumerate(record.rows):
+            contexts = [tokens[i] for i in row.context_ids]
+            expected = lay_out(tokens[f"d{row.example_id[1:]}"], contexts, LAYOUT)
+            assert row.cut_text_tokens == expected.cut_text_tokens
+            length = len(expected.ids) + 3 * len(row.masking.spans)
+            fed = torch.cat([batch.input_ids[index, :1], batch.labels[index, : length - 1]])
+            assert unmask(fed.numpy(), V).tolist() == expected.ids.tolist()
+            assert not batch.weights[index, length - 1 :].any()
+
+
+def test_k_is_uniform_and_shared_by_a_batch():
+    drawn = [{len(row.context_ids) for row in draw(step)[1].rows} for step in range(200)]
+    assert all(len(ks) == 1 for ks in drawn)
+    counts = Counter(ks.pop() for ks in drawn)
+    assert set(counts) == {0, 1, 2}
+    assert min(counts.values()) > 40
+    config = replace(CONFIG, k_per_batch=False)
+    mixed = [{len(row.context_ids) for row in draw(step, config)[1].rows} for step in range(5)]
+    assert any(len(ks) > 1 for ks in mixed)
+
+
+def test_contexts_are_the_best_of_one_query():
+    config = replace(CONFIG, k_per_batch=False)
+    rows = rows_of(draw(step, config)[1] for step in range(100))
+    orders, used = Counter(), Counter()
+    for row in rows:
+        if not row.context_ids:
+            assert row.query is None
+            continue
+        used[row.query, row.draw] += 1
+        digits = [divmod(int(i[1:]) - 1000, 100) for i in row.context_ids]
+        assert {KINDS[kind] for kind, _ in digits} == {(row.query, row.draw)}
+        ranks = [rest // 10 for _, rest in digits]
+        assert sorted(ranks) == list(range(len(ranks)))
+        orders[tuple(ranks)] += 1
+    assert set(used) == set(KINDS)
+    assert used["image", 0] / used.total() == pytest.approx(0.5, abs=0.08)
+    assert orders[0, 1] / (orders[0, 1] + orders[1, 0]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_contexts_best_first_when_not_shuffled():
+    config = replace(CONFIG, shuffle_contexts=False, query_probability_text=1.0)
+    for row in rows_of(draw(step, config)[1] for step in range(20)):
+        assert row.query in (None, "text")
+        ranks = [(int(i[1:]) - 1000) % 100 // 10 for i in row.context_ids]
+        assert ranks == list(range(len(ranks)))
+
+
+def test_missing_contexts_make_k_smaller():
+    one = tuple(
+        replace(q, document_ids=q.document_ids[:1], contexts=q.contexts[:1]) for q in queries(1)
+    )
+    empty = tuple(replace(q, document_ids=(), contexts=()) for q in queries(1))
+    image_only = queries(1)[2:]
+    for changed, most in ((one, 1), (empty, 0), ((), 0), (image_only, 2)):
+        examples = [example(n, queries=changed) for n in range(8)]
+        rows = rows_of(draw(step, examples=examples)[1] for step in range(15))
+        assert max(len(row.context_ids) for row in rows) == most
+
+
+def test_the_first_steps_may_be_without_contexts():
+    config = replace(CONFIG, k0_fraction=0.25)
+    ks = [
+        max(len(r.context_ids) for r in draw(s, config, total_steps=40)[1].rows) for s in range(40)
+    ]
+    assert not any(ks[:10])
+    assert any(ks[10:])
+    with pytest.raises(ValueError, match="total_steps"):
+        draw(0, config)
+
+
+def test_vanilla_reads_no_contexts_and_causal_masks_nothing():
+    vanilla = replace(CONFIG, max_k=0)
+    causal = replace(CONFIG, objective="causal")
+    for step in range(10):
+        batch, record = draw(step, vanilla)
+        assert not any(row.context_ids for row in record.rows)
+        assert not batch.slots.any()
+        batch, record = draw(step, causal)
+        assert not any(row.masking.spans for row in record.rows)
+        assert not torch.isin(batch.input_ids, torch.tensor([*V.sentinel_range, V.eoss_id])).any()
+
+
+def test_long_rows_leave_contexts_out_and_keep_every_ending():
+    single = SpanMixConfig(uniform_spans=0)
+    config = replace(CONFIG, max_length=2 * 16 + 3, spans=single)
+    left_out = 0
+    for step in range(30):
+        batch, record = draw(step, config)
+        assert batch.input_ids.shape[1] <= config.max_length
+        left_out += sum(row.contexts_left_out for row in record.rows)
+        spans = sum(len(row.masking.spans) for row in record.rows)
+        assert (batch.labels == V.eoss_id).sum() == spans
+    assert left_out > 0
+
+
+@pytest.mark.parametrize(("max_length", "fed"), [(51, 2), (50, 1), (35, 1), (34, 0)])
+def test_room_is_counted_to_the_token(max_length, fed):
+    full = DocumentTokens(text=(1,) * 5, image=(2,) * 9)
+    found = QueryContexts(
+        query="text", draw=0, document_ids=("a", "b", "c"), contexts=(full, full, full)
+    )
+    examples = [example(n, main=full, queries=(found,)) for n in range(8)]
+    mix = SpanMixConfig(none=0, uniform_spans=0)
+    config = replace(CONFIG, max_length=max_length, spans=mix, max_k=2)
+    drawn = [draw(step, config, examples) for step in range(20)]
+    rows = rows_of(record for _, record in drawn)
+    assert max(len(row.context_ids) for row in rows) == fed
+    assert max(row.contexts_left_out for row in rows) == 2 - fed
+    longest = max(batch.input_ids.shape[1] for batch, _ in drawn)
+    assert longest == 16 * (fed + 1) + 3
+
+
+def test_group_weights_change_how_often():
+    examples = [example(n, group="flags" if n < 5 else None) for n in range(20)]
+    config = replace(CONFIG, batch_size=5, group_weights={"flags": 3.0})
+    assert epoch_length(examples, config) == 30
+    assert epoch_length(examples, CONFIG) == 20
+    rows = rows_of(draw(step, config, examples)[1] for step in range(6))
+    seen = Counter(row.example_id for row in rows)
+    assert [seen[f"e{n}"] for n in range(20)] == [3] * 5 + [1] * 15
+
+
+def test_alpha_is_the_weight_of_contexts():
+    config = replace(CONFIG, alpha=0.3)
+    weights = torch.cat([draw(step, config)[0].weights.flatten() for step in range(6)])
+    assert sorted(set(weights.tolist())) == pytest.approx([0.0, 0.3, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (CONFIG, {"world_size": 3}, "must divide"),
+        (CONFIG, {"rank": 2, "world_size": 2}, "rank be below"),
+        (CONFIG, {"examples": []}, "no example"),
+        (replace(CONFIG, max_text_tokens=6), {}, "give both the same"),
+        (replace(CONFIG, spans=SpanMixConfig(max_masks=17)), {}, "only 16 sentinels"),
+        (replace(CONFIG, max_length=40), {}, "raise it to 64"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        draw(0, config, **changes)
+
+
+def test_config_checks_itself_and_refuses_unknown_keys():
+    with pytest.raises(ValueError, match=r"batch_size >= 1, alpha is finite"):
+        StreamConfig(batch_size=0, alpha=float("nan"))
+    adapter = TypeAdapter(StreamConfig)
+    assert adapter.validate_python({"spans": {"none": 1.0}}).spans.none == 1.0
+    for wrong in ({"bacth_size": 3}, {"spans": {"whole_captoin": 1.0}}):
+        with pytest.raises(ValidationError, match="Unexpected keyword argument"):
+            adapter.validate_python(wrong)
+
+
+def measured(batch, row):
+    return batch.labels[row][batch.weights[row] > 0].tolist()
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_image_evaluation_measures_the_image_after_contexts_and_caption(k):
+    batch = evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=k)
+    for row, e in enumerate(EXAMPLES):
+        sequence = lay_out(e.main, e.queries[0].contexts[:k], LAYOUT)
+        assert measured(batch, row) == [V.to_image_id(c) for c in e.main.image]
+        length = len(sequence.ids) - 1
+        assert batch.input_ids[row, :length].tolist() == sequence.ids[:-1].tolist()
+    assert set(batch.weights.unique().tolist()) == {0.0, 1.0}
+    assert batch.is_main[batch.weights > 0].all()
+
+
+def test_caption_evaluation_measures_the_caption_after_contexts_and_image():
+    batch = evaluation_batch(EXAMPLES, layout=LAYOUT, task="caption", k=2)
+    for row, e in enumerate(EXAMPLES):
+        caption = [V.to_text_id(t) for t in e.main.text[:5]]
+        assert measured(batch, row) == caption
+        if not caption:
+            continue
+        contexts = lay_out(e.main, e.queries[2].contexts[:2], LAYOUT)
+        before = contexts.main_segments[0].start
+        image = [V.to_image_id(c) for c in e.main.image]
+        source = [*contexts.ids[:before].tolist(), V.sentinel_id(0), V.break_id, *image]
+        expected = [*source, V.document_end_id, V.sentinel_id(0), *caption]
+        assert batch.input_ids[row, : len(expected)].tolist() == expected
+
+
+def test_wrong_contexts_take_the_place_of_the_retrieved():
+    wrong = [[document(n + 50), document(n + 70), document(n + 90)] for n in range(20)]
+    for best_first in (True, False):
+        batch = evaluation_batch(
+            EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong, best_first=best_first
+        )
+        fed = wrong[4][:2] if best_first else wrong[4][1::-1]
+        expected = lay_out(EXAMPLES[4].main, fed, LAYOUT).ids[:-1].tolist()
+        assert batch.input_ids[4, : len(expected)].tolist() == expected
+    with pytest.raises(ValueError, match="shorter"):
+        evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong[:3])
+
+
+def test_evaluation_never_reads_the_other_query():
+    examples = [example(n, queries=queries(n)[2:]) for n in range(4)]
+    batch = evaluation_batch(examples, layout=LAYOUT, task="image", k=2)
+    assert not batch.slots.any()
+    assert evaluation_batch(examples, layout=LAYOUT, task="caption", k=2).slots.max() == 2
