@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,6 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
-
-from racm3.generator.config import GeneratorConfig
-from racm3.generator.transformer import Generator
-from racm3.vocabulary import Vocabulary
 
 _LOGGER = logging.getLogger(__name__)
 _INDEX = "index.json"
@@ -196,30 +192,6 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         state.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def save_generator(root: Path, model: Generator, *, step: int = 0) -> Path:
-    """Publishes a finished generator: weights, shape and vocabulary. Returns its folder."""
-    state = {"config": asdict(model.config), "vocabulary": asdict(model.vocabulary)}
-    tensors = {"model": module_tensors(model)}
-    return write_checkpoint(root, prefix="generator", step=step, tensors=tensors, state=state)
-
-
-def load_generator(path: Path, *, device: torch.device | str = "cpu") -> Generator:
-    """Reads what `save_generator` wrote, in evaluation mode.
-
-    Raises:
-        CheckpointError: The folder does not verify, or its weights do not fit its shape.
-    """
-    checkpoint = read_checkpoint(path)
-    try:
-        config = GeneratorConfig(**checkpoint.state["config"])
-        vocabulary = Vocabulary(**checkpoint.state["vocabulary"])
-        model = Generator(config, vocabulary, generator=torch.Generator())
-        model.load_state_dict(dict(checkpoint.tensors["model"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold a generator: {error}") from error
-    return model.to(device).eval()
 
 
 def _write_durably(path: Path, content: bytes) -> None:

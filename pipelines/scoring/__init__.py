@@ -1,0 +1,1 @@
+"""How generations and generators are scored: one row of the score table a measure."""

@@ -1,0 +1,190 @@
+"""Perplexities of every generator at every number of contexts, and the comparison in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipelines.models import LoadedGenerator
+from pipelines.scoring.board import Board, Place, Slice
+from racm3.document import DocumentTokens
+from racm3.metrics.bootstrap import paired_bootstrap
+from racm3.metrics.perplexity import ExampleNLL, example_nll, perplexity_score
+from racm3.metrics.score import Score
+from racm3.training.stream import Example
+
+__all__ = ["Contender", "Protocol", "measure_perplexities"]
+
+Task = Literal["image", "caption"]
+TASKS: tuple[Task, ...] = ("image", "caption")
+WRONG = "wrong"
+"""Stands where a memory's name stands: as many training documents, drawn at random."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """A generator that is measured."""
+
+    name: str
+    generator: LoadedGenerator
+    reads_contexts: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """How perplexities are measured."""
+
+    ks: tuple[int, ...]
+    k: int
+    """At which contenders are compared."""
+    baseline: str
+    """Name of the contender that the others are compared with, at 0 contexts."""
+    seed: int
+    resamples: int
+
+
+def measure_perplexities(
+    board: Board,
+    contenders: Sequence[Contender],
+    examples: Mapping[str, Sequence[Example]],
+    places: Mapping[str, tuple[Sequence[Place], Sequence[Slice]]],
+    pool: Sequence[DocumentTokens],
+    protocol: Protocol,
+    tick: Callable[[str], None],
+) -> None:
+    """Fills the board with perplexities and their differences.
+
+    Args:
+        board: Filled.
+        contenders: All generators.
+        examples: By memory.
+        places: By memory: where each example belongs, and the slices.
+        pool: Training documents, from which wrong contexts are drawn.
+        protocol: How.
+        tick: Told what was measured, for whoever waits.
+    """
+    for memory, some in examples.items():
+        measured: dict[tuple[str, str, int, str], ExampleNLL] = {}
+        for contender in contenders:
+            wrong = _wrong_contexts(len(some), pool, protocol)
+            for task in TASKS:
+                for k in protocol.ks if contender.reads_contexts else (0,):
+                    nll = _nll(contender, some, task, k, None)
+                    measured[contender.name, task, k, memory if k else ""] = nll
+                    tick(f"{contender.name}: {task} perplexity at K={k}, {memory}")
+                if contender.reads_contexts:
+                    nll = _nll(contender, some, task, protocol.k, wrong)
+                    measured[contender.name, task, protocol.k, WRONG] = nll
+        _write(board, measured, *places[memory], protocol)
+        _compare(board, measured, contenders, *places[memory], protocol, memory)
+
+
+def _nll(
+    contender: Contender,
+    examples: Sequence[Example],
+    task: Task,
+    k: int,
+    contexts: Sequence[Sequence[DocumentTokens]] | None,
+) -> ExampleNLL:
+    model, layout = contender.generator.model, contender.generator.layout
+    return example_nll(model, examples, layout=layout, task=task, k=k, contexts=contexts)
+
+
+def _wrong_contexts(
+    n: int, pool: Sequence[DocumentTokens], protocol: Protocol
+) -> list[list[DocumentTokens]]:
+    rng = np.random.default_rng([protocol.seed, 1])
+    rows = rng.integers(0, len(pool), (n, protocol.k)).tolist()
+    return [[pool[i] for i in row] for row in rows]
+
+
+def _write(
+    board: Board,
+    measured: Mapping[tuple[str, str, int, str], ExampleNLL],
+    places: Sequence[Place],
+    slices: Sequence[Slice],
+    protocol: Protocol,
+) -> None:
+    del places
+    for (model, task, k, memory), nll in measured.items():
+        for where in slices:
+            part = ExampleNLL(nll=nll.nll[where.index], tokens=nll.tokens[where.index])
+            if part.tokens.sum() == 0:
+                continue
+            score = perplexity_score(
+                part,
+                task="image" if task == "image" else "caption",
+                generator=np.random.default_rng([protocol.seed, 2]),
+                resamples=protocol.resamples,
+            )
+            board.add(score, model=model, task=task, where=where, k=k, memory=memory)
+
+
+def _compare(
+    board: Board,
+    measured: Mapping[tuple[str, str, int, str], ExampleNLL],
+    contenders: Sequence[Contender],
+    places: Sequence[Place],
+    slices: Sequence[Slice],
+    protocol: Protocol,
+    memory: str,
+) -> None:
+    for contender in contenders:
+        if contender.name == protocol.baseline or not contender.reads_contexts:
+            continue
+        for task in TASKS:
+            ours = measured[contender.name, task, protocol.k, memory]
+            base = measured.get((protocol.baseline, task, 0, ""))
+            if base is None:
+                continue
+            for where in slices:
+                for score in _paired(ours, base, where, places, protocol):
+                    board.add(
+                        score, model=contender.name, task=task, where=where, k=protocol.k,
+                        memory=memory,
+                    )  # fmt: skip
+
+
+def _paired(
+    ours: ExampleNLL, base: ExampleNLL, where: Slice, places: Sequence[Place], protocol: Protocol
+) -> list[Score]:
+    index = where.index[ours.tokens[where.index] > 0]
+    if len(index) == 0:
+        return []
+    pair = paired_bootstrap(
+        ours.nll[index],
+        base.nll[index],
+        ours.tokens[index].astype(np.int64),
+        [places[i].cluster for i in index],
+        rng=np.random.default_rng([protocol.seed, 3]),
+        resamples=protocol.resamples,
+    )
+    how = (
+        f"paired bootstrap over {pair.groups} concepts, {protocol.resamples} draws, "
+        f"against {protocol.baseline} at equal training compute"
+    )
+    return [
+        Score(
+            name="perplexity_ratio",
+            value=pair.ratio,
+            unit="ratio",
+            higher_is_better=False,
+            n=pair.n,
+            low=pair.ratio_low,
+            high=pair.ratio_high,
+            protocol=how,
+        ),
+        Score(
+            name="nll_difference",
+            value=pair.difference,
+            unit="nats",
+            higher_is_better=False,
+            n=pair.n,
+            low=pair.difference_low,
+            high=pair.difference_high,
+            protocol=how,
+        ),
+    ]

@@ -1,0 +1,52 @@
+"""What every test may use: a store, a run, one Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "MKL_NUM_THREADS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.update(QUIET)  # before anything that reads them is imported
+
+import sys  # noqa: E402
+
+import pytest  # noqa: E402
+
+from pipelines.runtime.context import start_run  # noqa: E402
+from pipelines.runtime.store import LocalStore  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Torch computes on one thread: results do not depend on the machine."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of its own, empty."""
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def run(store):
+    """A run in `store` that nobody watches."""
+    return start_run(store, "test", {})
+
+
+@pytest.fixture(scope="session")
+def ray_executor():
+    """One Ray of two workers for the session; it starts at the first use."""
+    from pipelines.runtime.ray_executor import RayExecutor
+
+    with RayExecutor(workers=2) as executor:
+        yield executor

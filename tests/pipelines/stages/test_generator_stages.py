@@ -1,0 +1,435 @@
+"""train_generator, generate and score_generations, on a corpus of coloured squares."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipelines.errors import UsageError
+from pipelines.models import load_generator
+from pipelines.records import image_png
+from pipelines.runtime.context import start_run
+from pipelines.runtime.executor import LocalExecutor
+from pipelines.runtime.reader import Reader, Selection
+from pipelines.runtime.run import StageCall, run_stage
+from pipelines.runtime.stage import (
+    FitOutput,
+    FitStage,
+    ShardOutput,
+    ShardPlan,
+    ShardStage,
+    StageConfig,
+)
+from pipelines.runtime.store import LocalStore
+from pipelines.stages import generate, score_generations, train_generator
+from racm3.image_tokenizer.vqgan import VQGAN, VQGANConfig
+from racm3.text_tokenizer import TextTokenizer
+from racm3.training.records import FitConfig
+from racm3.training.stream import StreamConfig
+from storage_schemas.fingerprint import canonical_json
+from storage_schemas.tables import TABLES
+
+COLOURS = {"red": (220, 20, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "grey": (99,) * 3}
+SIZE = 16
+
+
+class Given(FitStage[StageConfig]):
+    """Publishes what a test made."""
+
+    name = "given"
+    version = 1
+    config_type = StageConfig
+
+    def __init__(self, kind, make):
+        self.kind, self.make = kind, make
+
+    def environment(self, config):
+        return self.kind
+
+    def fit(self, config, inputs, reader, workspace):
+        return FitOutput(files=self.make(workspace.staging))
+
+
+class GivenTable(ShardStage[StageConfig]):
+    """Publishes tables that a test made, one shard each."""
+
+    name = "given_table"
+    version = 1
+    config_type = StageConfig
+
+    def __init__(self, kind, tables):
+        self.kind, self.tables = kind, tables
+
+    def environment(self, config):
+        return f"{self.kind} {sorted(self.tables)}"
+
+    def plan(self, config, inputs, reader):
+        return [
+            ShardPlan(inputs={}, slice={"n": n}, tags=tags) for n, (tags, _) in self.tables.items()
+        ]
+
+    def build(self, config, whole, reader):
+        def run(plan, reader):
+            table = self.tables[plan.slice["n"]][1]
+            return ShardOutput(table=table, rows_in=table.num_rows)
+
+        return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A store with documents, tokenizers, a scorer and examples."""
+    store = LocalStore(tmp_path_factory.mktemp("store"))
+    run = start_run(store, "test", {})
+
+    def publish(stage, config=None, inputs=None, label="given"):
+        call = StageCall(
+            stage=stage,
+            config=config or StageConfig(),
+            inputs={n: Selection.of(m) for n, m in (inputs or {}).items()},
+            label=label,
+        )
+        return run_stage(call, store=store, executor=LocalExecutor(), run=run)
+
+    rows = list(_documents())
+    text = TextTokenizer.train([r["caption"] for r in rows], vocab_size=280)
+    tokenizer = _tokenizer(rows)
+    codes = {r["document_id"]: _codes(tokenizer, r) for r in rows}
+    documents = publish(GivenTable("documents", {"0": ({}, _document_table(rows))}))
+    examples = {
+        role: publish(
+            GivenTable(
+                "examples",
+                {role: ({"role": role, "set": "", "source": role, "order": "0"}, table)},
+            )
+        )
+        for role, table in _example_tables(rows, codes, text)
+    }
+    return {
+        "store": store,
+        "publish": publish,
+        "documents": documents,
+        "examples": examples,
+        "text": publish(Given("text_tokenizer", lambda f: _write_text(f, text))),
+        "images": publish(Given("image_tokenizer", lambda f: _write_vqgan(f, tokenizer))),
+        "scorer": publish(Given("scorer", lambda f: _write_clip(f, rows))),
+    }
+
+
+def _documents():
+    rng = np.random.default_rng(0)
+    for n in range(48):
+        colour = list(COLOURS)[n % len(COLOURS)]
+        pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-15, 15, (SIZE, SIZE, 3)), 0, 255)
+        yield {
+            "row_id": f"row{n:02d}",
+            "document_id": f"doc{n:02d}",
+            "caption": f"a {colour} square number {n}",
+            "image": image_png(pixels.astype(np.uint8)),
+            "pixels": pixels.astype(np.uint8),
+            "role": ("train", "train", "train", "validation", "evaluation")[n % 5],
+            "concept": colour,
+        }
+
+
+def _document_table(rows):
+    table = [
+        {
+            name: r.get(name)
+            for name in TABLES["documents"].arrow.names
+            if name not in ("outcome", "source")
+        }
+        | {"outcome": "kept", "source": "s"}
+        for r in rows
+    ]
+    return pa.Table.from_pylist(table, schema=TABLES["documents"].arrow)
+
+
+def _tokenizer(rows):
+    model = VQGAN(
+        VQGANConfig(image_size=SIZE, codebook_size=8, code_dim=4, patch=4, widths=(8, 16)),
+        generator=torch.Generator().manual_seed(0),
+    ).eval()
+    pixels = torch.from_numpy(np.stack([r["pixels"] for r in rows])).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        latents = (
+            model.latents(pixels.float()).permute(0, 2, 3, 1).reshape(-1, 4)
+            if model.latents(pixels.float()).ndim == 4
+            else model.latents(pixels.float())
+        )
+        model.codebook.vectors.copy_(latents[:: len(latents) // 8][:8])
+        model.codebook.started.fill_(True)
+    return model
+
+
+def _codes(tokenizer, row):
+    pixels = torch.from_numpy(row["pixels"]).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        return tokenizer.encode(pixels.float())[0].tolist()
+
+
+def _example_tables(rows, codes, text):
+    train = [r for r in rows if r["role"] == "train"]
+    for role in ("train", "validation", "evaluation"):
+        made = []
+        for r in rows:
+            if r["role"] != role:
+                continue
+            near = [t for t in train if t["concept"] == r["concept"] and t is not r][:2]
+            made.append(
+                {
+                    "example_id": "e" + r["document_id"],
+                    "document_id": r["document_id"],
+                    "source": role,
+                    "role": role,
+                    "set": "squares" if role == "evaluation" else None,
+                    "group": "warm" if r["concept"] == "red" else None,
+                    "concept": r["concept"],
+                    "text_tokens": text.encode(r["caption"]),
+                    "image_tokens": codes[r["document_id"]],
+                    "queries": ["text", "image"],
+                    "draws": [0, 0],
+                    "hits": [[0, 1], [1, 0]],
+                    "candidate_ids": [t["document_id"] for t in near],
+                    "candidate_text": [text.encode(t["caption"]) for t in near],
+                    "candidate_image": [codes[t["document_id"]] for t in near],
+                }
+            )
+        yield role, pa.Table.from_pylist(made, schema=TABLES["examples"].arrow)
+
+
+def _write_text(folder, text):
+    (folder / "tokenizer.json").write_text(text.to_json())
+    return {"tokenizer.json": folder / "tokenizer.json"}
+
+
+def _write_vqgan(folder, model):
+    from safetensors.torch import save_file
+
+    (folder / "config.json").write_bytes(canonical_json(asdict(model.config)))
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    return {n: folder / n for n in ("config.json", "model.safetensors")}
+
+
+def _write_clip(folder, rows):
+    from safetensors.torch import save_file
+
+    from racm3.encoder.clip import ClipSpec, make_clip
+    from racm3.encoder.tokenizer import EncoderTokenizer
+
+    tokenizer = EncoderTokenizer.train([r["caption"] for r in rows], vocab_size=280)
+    spec = ClipSpec(
+        model={
+            "embed_dim": 8,
+            "vision_cfg": {
+                "image_size": SIZE, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8
+            },
+            "text_cfg": {
+                "context_length": 16, "vocab_size": tokenizer.vocab_size,
+                "width": 16, "heads": 2, "layers": 1,
+            },
+        },
+        tokenizer_json=tokenizer.to_json(),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    state = {k: v.contiguous() for k, v in make_clip(spec.model).state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_bytes(canonical_json(asdict(spec)))
+    return {n: folder / n for n in ("config.json", "model.safetensors")}
+
+
+def _config(max_k, steps=24):
+    return train_generator.Config(
+        layers=2,
+        width=24,
+        heads=3,
+        positions="document",
+        init_std=0.2,
+        num_sentinels=16,
+        stream=StreamConfig(batch_size=4, max_k=max_k, max_text_tokens=12, max_length=256),
+        fit=FitConfig(
+            steps=steps, learning_rate=5e-3, warmup_steps=2, validate_every=8, checkpoint_every=4
+        ),
+        validation_k=max_k,
+        validation_ks=(0, max_k),
+    )
+
+
+def _train(world, max_k, **changes):
+    inputs = {
+        "train": world["examples"]["train"],
+        "validation": world["examples"]["validation"],
+        "text_tokenizer": world["text"],
+        "image_tokenizer": world["images"],
+    }
+    return world["publish"](
+        train_generator.TrainGenerator(), _config(max_k, **changes), inputs, "train_generator"
+    )
+
+
+@pytest.fixture(scope="module")
+def generators(world):
+    return {"ra-cm3": _train(world, 2), "vanilla": _train(world, 0)}
+
+
+@pytest.fixture(scope="module")
+def generations(world, generators):
+    made = {}
+    for model, memory in (("ra-cm3", "restricted"), ("vanilla", None)):
+        config = generate.Config(
+            model=model, memory=memory, k=2 if memory else 0, prompts_per_shard=4
+        )
+        inputs = {
+            "generator": generators[model],
+            "examples": world["examples"]["evaluation"],
+            "image_tokenizer": world["images"],
+            "text_tokenizer": world["text"],
+        }
+        made[model] = world["publish"](generate.Generate(), config, inputs, "generate")
+    return made
+
+
+def test_every_step_has_the_digest_of_what_it_was_shown(world, generators):
+    batches = Reader(world["store"]).tables(generators["ra-cm3"].tables("training_batches"))
+    assert batches.column("step").to_pylist() == list(range(24))
+    assert max(batches.column("k").to_pylist()) == 2
+    vanilla = Reader(world["store"]).tables(generators["vanilla"].tables("training_batches"))
+    assert set(vanilla.column("k").to_pylist()) == {0}
+
+
+def test_training_learns(world, generators):
+    log = Reader(world["store"]).tables(generators["ra-cm3"].tables("training_log")).to_pylist()
+    losses = [r["value"] for r in log if (r["split"], r["metric"]) == ("validation", "loss")]
+    assert losses[-1] < losses[0]
+
+
+def test_a_published_generator_reads_back(world, generators):
+    loaded = load_generator(Reader(world["store"]).files(Selection.of(generators["ra-cm3"])))
+    assert loaded.layout.image_tokens == 4
+    assert loaded.model.config.num_slots == 3
+
+
+def test_evaluation_examples_are_refused_as_training_data(world):
+    inputs = {
+        "train": world["examples"]["evaluation"],
+        "validation": world["examples"]["validation"],
+        "text_tokenizer": world["text"],
+        "image_tokenizer": world["images"],
+    }
+    with pytest.raises(UsageError, match="evaluation"):
+        world["publish"](train_generator.TrainGenerator(), _config(0), inputs, "t")
+
+
+def test_a_killed_training_goes_on_with_the_same_next_batch(world, generators, monkeypatch):
+    """Interrupted in the middle, published bytes are those of the undisturbed run."""
+    from racm3.training import generator as module
+
+    whole = module.GeneratorTask.loss
+
+    class KilledError(Exception):
+        pass
+
+    def dies(self, step, **ranks):
+        if step == 14:
+            raise KilledError
+        return whole(self, step, **ranks)
+
+    changed = {"steps": 25}
+    undisturbed = _train(world, 2, **changed)
+    (world["store"].root / "generator" / f"{undisturbed.artifact_id}.json").unlink()
+    monkeypatch.setattr(module.GeneratorTask, "loss", dies)
+    with pytest.raises(KilledError):
+        _train(world, 2, **changed)
+    seen = []
+
+    def watched(self, step, **ranks):
+        seen.append(step)
+        return whole(self, step, **ranks)
+
+    monkeypatch.setattr(module.GeneratorTask, "loss", watched)
+    resumed = _train(world, 2, **changed)
+    assert seen[0] == 12
+    assert resumed.content_digest == undisturbed.content_digest
+
+
+def test_one_sample_a_prompt_and_task_with_contexts_in_the_order_fed(world, generations):
+    rows = Reader(world["store"]).tables(generations["ra-cm3"].tables("generations")).to_pylist()
+    evaluation = [r for r in _documents() if r["role"] == "evaluation"]
+    assert len(rows) == 2 * len(evaluation)
+    examples = Reader(world["store"]).tables(world["examples"]["evaluation"].tables()).to_pylist()
+    candidates = {e["document_id"]: e["candidate_ids"] for e in examples}
+    for row in rows:
+        first, second = candidates[row["prompt_id"]]
+        image = row["task"] == "image"
+        assert row["contexts"] == ([first, second] if image else [second, first])
+        assert (row["image"] is not None) == image
+        assert (row["caption"] is None) == image
+        assert row["generator"] == generations["ra-cm3"].inputs[1].artifact_id
+    assert len({r["generation_id"] for r in rows}) == len(rows)
+
+
+def test_seeds_do_not_depend_on_the_model(world, generations):
+    reader = Reader(world["store"])
+    seeds = [
+        {(r["prompt_id"], r["task"]): r["seed"] for r in reader.tables(m.tables()).to_pylist()}
+        for m in generations.values()
+    ]
+    assert seeds[0] == seeds[1]
+
+
+def test_prompts_are_chosen_by_group_whatever_the_shards():
+    rows = [(n % 3, {"example_id": f"{n:02d}", "set": "s", "group": "ab"[n % 2]}) for n in range(9)]
+    chosen = generate._choose(rows, 2)
+    assert sorted(r["example_id"] for _, r in chosen) == ["00", "01", "02", "03"]
+    assert generate._choose(rows, None) == rows
+
+
+def test_the_score_table_has_every_row_that_was_asked_for(world, generators, generations):
+    inputs = {
+        "generator.ra-cm3": generators["ra-cm3"],
+        "generator.vanilla": generators["vanilla"],
+        "generations.ra-cm3.restricted": generations["ra-cm3"],
+        "generations.vanilla.none": generations["vanilla"],
+        "examples.restricted": world["examples"]["evaluation"],
+        "train": world["examples"]["train"],
+        "documents": world["documents"],
+        "scorer": world["scorer"],
+        "image_tokenizer": world["images"],
+    }
+    scores = world["publish"](
+        score_generations.ScoreGenerations(),
+        score_generations.Config(resamples=200),
+        inputs,
+        "score_generations",
+    )
+    rows = Reader(world["store"]).tables(scores.tables()).to_pylist()
+    found = {(r["metric"], r["model"], r["task"], r["group"], r["k"], r["memory"]): r for r in rows}
+    for k, memory in ((0, ""), (1, "restricted"), (2, "restricted"), (2, "wrong")):
+        assert ("image_perplexity", "ra-cm3", "image", "", k, memory) in found
+        assert ("caption_perplexity", "ra-cm3", "caption", "", k, memory) in found
+    assert ("image_perplexity", "vanilla", "image", "", 0, "") in found
+    assert not [key for key in found if key[:2] == ("image_perplexity", "vanilla") and key[4]]
+    ratio = found["perplexity_ratio", "ra-cm3", "image", "", 2, "restricted"]
+    expected = (
+        found["image_perplexity", "ra-cm3", "image", "", 2, "restricted"]["value"]
+        / found["image_perplexity", "vanilla", "image", "", 0, ""]["value"]
+    )
+    assert ratio["value"] == pytest.approx(expected)
+    assert ratio["low"] <= ratio["value"] <= ratio["high"]
+    difference = found["nll_difference", "ra-cm3", "image", "", 2, "restricted"]
+    assert difference["value"] == pytest.approx(np.log(ratio["value"]))
+    for metric in ("token_accuracy", "psnr", "clip_score"):
+        for model, k, memory in (
+            ("ra-cm3", 2, "restricted"),
+            ("vanilla", 0, ""),
+            ("copy the top document", 1, "restricted"),
+        ):
+            assert (metric, model, "image", "", k, memory) in found
+    assert ("cider", "copy the top document", "caption", "", 1, "restricted") in found
+    assert ("psnr", "image tokenizer", "image", "", 0, "") in found
+    assert ("token_accuracy_ratio", "ra-cm3", "image", "", 2, "restricted") in found
+    for model in ("ra-cm3", "vanilla"):
+        assert found["training_flops", model, "", "", 0, ""]["value"] > 0
