@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from racm3.encoder.augment import AugmentConfig, augment_images, drop_words
 from racm3.encoder.clip import ClipSpec, make_clip, prepare_images
 from racm3.encoder.tokenizer import EncoderTokenizer
+from racm3.training.bag_start import lock_text_tower, start_bag_tower
 from racm3.training.fit import FitConfig, FitResult, LogRow, fit
 
 _LARGEST_SCALE = math.log(100)
@@ -103,6 +104,9 @@ class EncoderTrainingConfig:
     """Standard deviation of the token embeddings at the start. open_clip starts at 0.02, which
     forgets what a piece of a word is; at 1 the text tower starts as a random projection of the bag
     of pieces, so that captions that share rare pieces stay close, words unseen in training too."""
+    text_tower: Literal["learned", "bag"] = "learned"
+    """`bag`: whitened bags of word pieces, not trained (`racm3.training.bag_start`); for corpora of
+    thousands, where a learned one forgets the words that it was not shown."""
     token_lr_scale: float = 1.0
     """Factor on the learning rate of the token embeddings, which do not decay."""
 
@@ -158,6 +162,9 @@ class EncoderTask:
             torch.manual_seed(config.seed)
             self.bare = make_clip(config.shape.model_cfg(vocab_size=tokenizer.vocab_size))
             self._start_tokens()
+        if config.text_tower == "bag":
+            start_bag_tower(self.bare, self._ids(self.captions))
+            lock_text_tower(self.bare)
         self.model: nn.Module = self.bare
         self._losses: dict[tuple[int, int], nn.Module] = {}
         self._pair_flops = _pair_flops(self.bare, config.shape)
@@ -204,13 +211,16 @@ class EncoderTask:
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Matrices decay; vectors and token embeddings (rare ones would fade) do not."""
         tokens: Any = self._tokens
-        rest = [p for p in self.bare.parameters() if p is not tokens]
-        scale = self.config.token_lr_scale
-        return [
+        learned = [p for p in self.bare.parameters() if p.requires_grad]
+        rest = [p for p in learned if p is not tokens]
+        groups = [
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-            {"params": [tokens], "weight_decay": 0.0, "lr_scale": scale},
         ]
+        if tokens.requires_grad:
+            scale = self.config.token_lr_scale
+            groups.append({"params": [tokens], "weight_decay": 0.0, "lr_scale": scale})
+        return groups
 
     @property
     def _tokens(self) -> Any:
