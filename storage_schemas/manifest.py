@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from storage_schemas.errors import ManifestError
 from storage_schemas.fingerprint import canonical_json, digest_of
 
 __all__ = ["ArtifactRef", "InputRef", "Manifest", "Receipt", "Shard"]
+
+_Record = TypeVar("_Record", "Receipt", "Manifest")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,15 +77,19 @@ class Receipt:
         return canonical_json(body | {"digest": digest_of(body)})
 
     @classmethod
-    def from_json(cls, data: bytes, *, name: str) -> Self:
+    def from_json(cls, data: bytes, *, name: str) -> Receipt:
         """Reads a receipt.
 
         Raises:
             ManifestError: when it is torn or altered.
         """
         body = _checked(data, name=name)
-        body["shards"] = tuple(Shard(**shard) for shard in body["shards"])
-        return cls(**body)
+        try:
+            body["shards"] = tuple(Shard(**shard) for shard in body["shards"])
+            receipt = cls(**body)
+        except (TypeError, KeyError) as error:
+            raise _unknown_fields(name, error) from error
+        return _unaltered(receipt, data, name=name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,20 +155,21 @@ class Manifest:
         return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, data: bytes, *, name: str) -> Self:
+    def from_json(cls, data: bytes, *, name: str) -> Manifest:
         """Reads a manifest.
 
         Raises:
             ManifestError: when it is torn or altered; the message names the file.
         """
         body = _checked(data, name=name)
-        said = body.pop("content_digest", None)
-        body["shards"] = tuple(Shard(**shard) for shard in body["shards"])
-        body["inputs"] = tuple(InputRef(**item) for item in body["inputs"])
-        manifest = cls(**body)
-        if manifest.content_digest != said:
-            raise ManifestError(f"{name}: content_digest does not follow from its shards")
-        return manifest
+        body.pop("content_digest", None)  # recomputed, and compared with the rest of the bytes
+        try:
+            body["shards"] = tuple(Shard(**shard) for shard in body["shards"])
+            body["inputs"] = tuple(InputRef(**item) for item in body["inputs"])
+            manifest = cls(**body)
+        except (TypeError, KeyError) as error:
+            raise _unknown_fields(name, error) from error
+        return _unaltered(manifest, data, name=name)
 
 
 def content_digest_of(kind: str, schema_version: int, shards: tuple[Shard, ...]) -> str:
@@ -182,3 +189,14 @@ def _checked(data: bytes, *, name: str) -> dict[str, Any]:
     if digest_of(body) != said:
         raise ManifestError(f"{name}: altered since it was written; delete it and run again")
     return dict(body)
+
+
+def _unaltered(record: _Record, data: bytes, *, name: str) -> _Record:
+    """`record`, when `data` is to the byte what it is written as (spaces and order included)."""
+    if record.to_json() != data:
+        raise ManifestError(f"{name}: altered since it was written; delete it and run again")
+    return record
+
+
+def _unknown_fields(name: str, error: Exception) -> ManifestError:
+    return ManifestError(f"{name}: its fields are not those of this release ({error})")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage_schemas.errors import IntegrityError, SchemaError
@@ -58,7 +59,7 @@ def decode_shard(data: bytes, schema: TableSchema, *, sha256: str, name: str) ->
     if sha256_bytes(data) != sha256:
         raise IntegrityError(
             f"{name}: the bytes are not those that were published (SHA-256 differs); "
-            "restore the file from a copy, or delete its manifest and receipts and run again"
+            "restore the file from a copy, or delete the manifest that names it and run again"
         )
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
@@ -104,38 +105,32 @@ def row_digest(table: pa.Table, schema: TableSchema) -> str:
     for declared in schema.columns:
         if declared.volatile:
             continue
-        name = declared.name
-        array = table.column(name).combine_chunks()
-        if isinstance(array, pa.ChunkedArray):
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-        digest.update(f"\x00{name}\x00{declared.type}\x00{len(array)}\x00".encode())
-        for piece in _value_bytes(array):
+        column = table.column(declared.name)
+        digest.update(f"\x00{declared.name}\x00{declared.type}\x00{len(column)}\x00".encode())
+        for piece in _value_bytes(column.chunks or [pa.array([], column.type)]):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def _value_bytes(array: pa.Array) -> Iterator[bytes]:
-    """The values of an array in one defined form, whatever its buffers look like."""
-    yield _null_bytes(array)
-    kind = array.type
+def _value_bytes(chunks: Sequence[pa.Array]) -> Iterator[bytes]:
+    """The values of a column in one defined form, whatever its chunks and buffers look like.
+
+    First which values are null, then lengths, then values, each over all chunks.
+    """
+    kind = chunks[0].type
+    yield from (_fixed_bytes(chunk.is_null().cast(pa.int8())) for chunk in chunks)
     if pa.types.is_list(kind):
-        yield _fixed_bytes(array.value_lengths().fill_null(0).cast(pa.int64()))
-        yield from _value_bytes(array.flatten())
-    elif pa.types.is_struct(kind):
-        for index in range(kind.num_fields):
-            yield from _value_bytes(array.flatten()[index])
+        lengths = (chunk.value_lengths().fill_null(0) for chunk in chunks)
+        yield from (_fixed_bytes(length.cast(pa.int64())) for length in lengths)
+        yield from _value_bytes([chunk.flatten() for chunk in chunks])
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        full = array.cast(pa.binary()).fill_null(b"")
-        yield _fixed_bytes(pa.compute.binary_length(full).cast(pa.int64()))
-        yield _joined(full)
+        full = [chunk.cast(pa.binary()).fill_null(b"") for chunk in chunks]
+        yield from (_fixed_bytes(pc.binary_length(chunk).cast(pa.int64())) for chunk in full)
+        yield from (_joined(chunk) for chunk in full)
     elif pa.types.is_boolean(kind):
-        yield _fixed_bytes(array.fill_null(False).cast(pa.int8()))
+        yield from (_fixed_bytes(chunk.fill_null(False).cast(pa.int8())) for chunk in chunks)
     else:
-        yield _fixed_bytes(array.fill_null(0))
-
-
-def _null_bytes(array: pa.Array) -> bytes:
-    return _fixed_bytes(array.is_null().cast(pa.int8()))
+        yield from (_fixed_bytes(chunk.fill_null(0)) for chunk in chunks)
 
 
 def _fixed_bytes(array: pa.Array) -> bytes:

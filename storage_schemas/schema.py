@@ -18,7 +18,7 @@ class Column:
 
     name: str
     type: pa.DataType
-    """One of the types that every engine reads: int32/int64, float32/64, bool, string, binary, lists."""
+    """One that every engine reads: int32/64, float32/64, bool, string, binary, lists of these."""
     meaning: str
     nullable: bool = False
     unit: str = ""
@@ -52,7 +52,7 @@ class TableSchema:
     """Columns that identify a row; unique within a shard; shards are sorted by them."""
     meaning: str
     outcome: str | None = None
-    """Column whose value `kept` sends a row on and any other value is the reason it stays behind."""
+    """Column whose value `kept` sends a row on; any other value is why it stays behind."""
 
     @property
     def arrow(self) -> pa.Schema:
@@ -68,8 +68,8 @@ class TableSchema:
         """Returns `table` with exactly the declared columns and types, sorted by key.
 
         Raises:
-            SchemaError: on a missing or surplus column, a type that does not cast without loss,
-                a null where none may be, or a repeated key.
+            SchemaError: on a missing or surplus column, a type that does not cast without loss
+                (float64 to float32 is rounded), a null where none may be, or a repeated key.
         """
         self._check_names(table)
         try:

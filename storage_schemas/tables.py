@@ -252,4 +252,4 @@ KINDS: dict[str, tuple[str, ...]] = {
     "scores": ("scores",),
     "report": (),
 }
-"""Every kind of artifact and the tables it holds; files (weights, index, page) stand beside them."""
+"""Every kind of artifact and its tables; files (weights, index, page) stand beside them."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.recipes import load_run
+
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,3 +56,15 @@ def test_make_alone_prints_every_target() -> None:
 def test_decisions_are_numbered_without_gaps() -> None:
     names = sorted(path.name for path in (ROOT / "docs" / "adr").glob("*.md"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+
+
+def test_the_run_file_of_your_own_data_is_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+    shown = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert shown is not None
+    file = tmp_path / "mine.toml"
+    file.write_text(shown[1], encoding="utf-8")
+    config = load_run(str(file))
+    assert [source.role for source in config.sources] == ["train", "validation", "evaluation"]
+    assert config.normalize.image_size == config.image_tokenizer.model.image_size
+    assert config.corpus is None

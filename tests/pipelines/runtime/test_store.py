@@ -29,7 +29,8 @@ def test_put_if_absent_is_exclusive_among_eight_processes(store):
         from pathlib import Path
         from pipelines.runtime.store import LocalStore
         store, who = LocalStore(Path(sys.argv[1])), sys.argv[2]
-        won = [n for n in range(50) if store.put_if_absent(f"_refs/race/{n:03d}.json", who.encode())]
+        name, who = "_refs/race/{:03d}.json", who.encode()
+        won = [n for n in range(50) if store.put_if_absent(name.format(n), who)]
         print(*won)
     """
     processes = [_python(code, store.uri, who) for who in range(8)]

@@ -90,6 +90,7 @@ class Fit(FitStage[Config]):
         mark.write_text(str(tries))
         workspace.report(tries, 3, "counting")
         if self.trouble == "kill" and tries == 1 and workspace.rank == 0:
+            time.sleep(2 if self.group else 0)  # past the start of the group
             os.kill(os.getpid(), signal.SIGKILL)
         if self.trouble == "raise":
             raise ValueError("this fit cannot succeed")

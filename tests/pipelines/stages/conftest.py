@@ -202,7 +202,7 @@ def document_rows(draw: Callable[..., np.ndarray]) -> Callable[..., pa.Table]:
                     "outcome": "kept",
                 }
             )
-        lost = {name: None for name in rows[0]} | {
+        lost = dict.fromkeys(rows[0]) | {
             "row_id": row_id(source, 999),
             "source": source,
             "role": role,

@@ -1,0 +1,1 @@
+"""When stages run: Prefect flows and the command line."""

@@ -1,0 +1,1 @@
+"""The command line `racm3`: one module a group of commands."""

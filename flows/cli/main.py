@@ -1,0 +1,70 @@
+"""`racm3`: errors in one sentence, exit codes 0 done, 1 failed, 2 usage, 3 found something wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from flows.environment import prepare_environment
+
+__all__ = ["main"]
+
+_FAILED, _WRONG = 1, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        prepare_environment()
+        _run([one for one in given if one != "--debug"])
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        _fail("interrupted; run again to go on", 130)
+    except BaseException as error:
+        if debug:
+            raise
+        _fail(_sentence(error), _code(error))
+    sys.exit(0)
+
+
+def _run(arguments: list[str]) -> None:
+    from flows.cli.app import app
+
+    command: Any = app
+    command(args=arguments, prog_name="racm3", standalone_mode=True)
+
+
+def _code(error: BaseException) -> int:
+    from pipelines.errors import PipelineError
+    from storage_schemas.errors import StorageError
+
+    if isinstance(error, PipelineError):
+        return error.exit_code
+    return _WRONG if isinstance(error, StorageError) else _FAILED
+
+
+def _sentence(error: BaseException) -> str:
+    from pipelines.errors import PipelineError
+    from storage_schemas.errors import StorageError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, PipelineError | StorageError | ValueError):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _fail(sentence: str, code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"racm3: {sentence}\n")
+    sys.stderr.flush()
+    # threads of a failed run may still wait for a worker; nothing of theirs is published
+    os._exit(code) if code == 130 else sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

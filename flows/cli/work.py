@@ -1,0 +1,160 @@
+"""`racm3 run` and `racm3 plan`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flows.cli.options import AsJson, Changes, File, Name, StoreOption
+from flows.cli.output import console, print_json, print_table, use_store
+from pipelines.config import RunConfig
+
+__all__ = ["plan", "run"]
+
+Flow = Literal["end_to_end", "ingest", "build_memory", "retrain", "evaluate"]
+
+
+def run(
+    name: Name,
+    file: File = None,
+    changes: Changes = None,
+    flow: Annotated[Flow, typer.Option(help="Run only one of the flows.")] = "end_to_end",
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=ID", help="Use a named artifact as input of the flow; repeatable."
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe or a file; what is there already is reused."""
+    from flows.cli.progress import MemoryWatch, watcher
+    from flows.session import WATCHER
+
+    use_store(store)
+    config = _load(name, file, changes)
+    named = _named(artifact or [], flow)
+    started = time.monotonic()
+    with MemoryWatch() as memory, watcher() as progress:
+        token = WATCHER.set(progress)
+        try:
+            made = _flow(flow)(config, **({"artifacts": named} if named else {}))
+        finally:
+            WATCHER.reset(token)
+    result = _result(made, time.monotonic() - started, memory.peak)
+    print_json(result) if as_json else _print(result)
+
+
+def plan(
+    name: Name,
+    file: File = None,
+    changes: Changes = None,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do, and do none of it."""
+    from flows.settings import Settings
+    from pipelines.corpus import known_sources
+    from pipelines.dag import dag_of
+    from pipelines.fetch.policy import FetchSettings
+    from pipelines.plan import plan_of
+    from pipelines.runtime.ledger import as_selection
+    from pipelines.runtime.store import open_store
+
+    use_store(store)
+    config = _load(name, file, changes)
+    settings = Settings()
+    opened = open_store(settings.store)
+    sources = known_sources(opened, config, settings.cache)
+    dag = dag_of(config, sources or as_selection([]), FetchSettings())
+    planned = plan_of(dag, opened, sources_known=sources is not None)
+    rows = [
+        {"step": p.label, "flow": p.flow, "state": p.state, "artifact": p.artifact_id}
+        | {"seconds": p.seconds}
+        for p in planned
+    ]
+    if as_json:
+        print_json({"store": opened.uri, "steps": rows})
+        return
+    print_table(
+        "",
+        ("step", "flow", "state", "artifact", "seconds"),
+        [
+            (r["step"], r["flow"], r["state"], (r["artifact"] or "-")[:12], r["seconds"] or "-")
+            for r in rows
+        ],
+    )
+    there = sum(p.state == "reused" for p in planned)
+    console().print(f"{there} of {len(planned)} steps are there; the rest would be computed")
+
+
+def _load(name: str, file: str | None, changes: list[str] | None) -> RunConfig:
+    from flows.recipes import load_run, read_changes
+
+    return load_run(name, file=file, changes=[read_changes(text) for text in changes or []])
+
+
+def _named(artifact: list[str], flow: str) -> dict[str, str]:
+    from pipelines.errors import UsageError
+
+    if artifact and flow in ("end_to_end", "ingest"):
+        raise UsageError(
+            f"--artifact goes with --flow build_memory, retrain or evaluate, not {flow}"
+        )
+    pairs = [text.partition("=") for text in artifact]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise UsageError(f"--artifact {wrong[0]}: write it as name=id")
+    return {name: value for name, _, value in pairs}
+
+
+def _flow(name: str) -> Callable[..., Mapping[str, str]]:
+    """The Prefect flow of that name; imported late, Prefect takes seconds."""
+    from importlib import import_module
+
+    found: Callable[..., Mapping[str, str]] = getattr(import_module(f"flows.{name}"), name)
+    return found
+
+
+def _result(made: Mapping[str, str], seconds: float, peak: int) -> dict[str, Any]:
+    from flows.cli.scores import telling_rows
+    from flows.settings import Settings
+    from pipelines.runtime.catalog import find_manifest
+    from pipelines.runtime.store import open_store
+
+    store = open_store(Settings().store)
+    artifacts = {label: name for label, name in made.items() if label != "run_id"}
+    result: dict[str, Any] = {
+        "run_id": made["run_id"],
+        "artifacts": artifacts,
+        "scores": [],
+        "report": None,
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": peak,
+        "store": store.uri,
+    }
+    scores = artifacts.get("score_generations")
+    if scores and (manifest := find_manifest(store, "scores", scores)):
+        result["scores"] = telling_rows(store, manifest)
+    page = artifacts.get("write_report")
+    if page and (manifest := find_manifest(store, "report", page)):
+        result["report"] = str(store.local(manifest.file("report.html").path))
+    return result
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    from flows.cli.scores import print_scores
+
+    if result["scores"]:
+        print_scores(result["scores"])
+    out = console()
+    out.print(f"run {result['run_id']}: {len(result['artifacts'])} steps", soft_wrap=True)
+    out.print(
+        f"wall time {result['seconds']:.0f} s, peak memory of all processes "
+        f"{result['peak_memory_bytes'] / 2**30:.2f} GiB"
+    )
+    if result["report"]:
+        out.print(f"report: {result['report']}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Stages: artifacts in, artifacts out."""

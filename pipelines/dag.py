@@ -1,0 +1,410 @@
+"""The pipeline as data: which stage calls make a run, and what each needs.
+
+A `Step` names its inputs by label and makes its `StageCall` when they are there. Flows run steps
+with Prefect, `racm3 plan` walks the same steps and runs none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.config import RunConfig
+from pipelines.fetch.policy import FetchSettings
+from pipelines.runtime.reader import Selection
+from pipelines.runtime.run import StageCall
+from pipelines.runtime.stage import Stage, StageConfig
+from pipelines.stages.assemble_examples import AssembleExamples
+from pipelines.stages.build_memory import BuildMemory
+from pipelines.stages.curate_documents import CurateDocuments
+from pipelines.stages.download_images import DownloadImages
+from pipelines.stages.embed_documents import EmbedDocuments
+from pipelines.stages.generate import Generate
+from pipelines.stages.ingest_metadata import IngestMetadata
+from pipelines.stages.normalize_images import NormalizeImages
+from pipelines.stages.retrieve_contexts import RetrieveContexts
+from pipelines.stages.score_generations import ScoreGenerations
+from pipelines.stages.tokenize_images import TokenizeImages
+from pipelines.stages.train_encoder import TrainEncoder
+from pipelines.stages.train_generator import TrainGenerator
+from pipelines.stages.train_image_tokenizer import TrainImageTokenizer
+from pipelines.stages.train_text_tokenizer import TrainTextTokenizer
+from pipelines.stages.write_report import WriteReport
+from storage_schemas.manifest import Manifest
+
+__all__ = ["Dag", "Step", "dag_of"]
+
+NO_MEMORY = "none"
+
+Inputs = Mapping[str, Selection]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One call of a stage within a run."""
+
+    label: str
+    needs: tuple[str, ...]
+    """Labels of the steps whose artifacts it reads."""
+    make: Callable[[Mapping[str, Manifest]], StageCall]
+    flow: str
+    """The flow it belongs to: ingest, build_memory, retrain or evaluate."""
+    kind: str
+    """Kind of artifact it makes."""
+
+    @property
+    def ref(self) -> str:
+        """Name of the reference that follows it: `documents`, `memory.restricted`, ..."""
+        which = self.label.partition("[")[2].rstrip("]").replace(", ", ".")
+        return f"{self.kind}.{which}" if which else self.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dag:
+    """All steps of a run, each after what it needs."""
+
+    steps: tuple[Step, ...]
+
+    def of_flows(self, *flows: str) -> tuple[Step, ...]:
+        """The steps of some flows, in order."""
+        return tuple(step for step in self.steps if step.flow in flows)
+
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        """(needed, needing) pairs."""
+        return tuple((need, step.label) for step in self.steps for need in step.needs)
+
+
+def dag_of(config: RunConfig, sources: Selection, fetch: FetchSettings, *, run_id: str = "") -> Dag:
+    """All steps of a run, from its sources to its report.
+
+    Args:
+        config: The run.
+        sources: Its entries of the source ledger.
+        fetch: How this machine fetches; not part of any fingerprint.
+        run_id: Of this run, for the report; not part of any fingerprint.
+    """
+    maker = _Maker(config, sources, fetch)
+    steps = [*maker.ingest(), *maker.models(), *maker.memories(), *maker.examples()]
+    steps += [*maker.generators(), *maker.evaluation()]
+    steps.append(_report(config, steps, run_id))
+    return Dag(steps=tuple(steps))
+
+
+class _Maker:
+    """Makes the steps of one run."""
+
+    def __init__(self, config: RunConfig, sources: Selection, fetch: FetchSettings) -> None:
+        self.config, self.sources, self.fetch = config, sources, fetch
+        tags = [shard.tags for shard in sources.shards]
+        self.sets = sorted({t["set"] for t in tags if t["set"]})
+        self.roles = {t["role"] for t in tags}
+
+    def ingest(self) -> list[Step]:
+        """From links to documents."""
+        config = self.config
+
+        def sources(_: Mapping[str, Manifest]) -> Inputs:
+            return {"sources": self.sources}
+
+        return [
+            _step("ingest_metadata", IngestMetadata(), config.ingest, (), sources, "ingest"),
+            _step(
+                "download_images",
+                DownloadImages(self.fetch),
+                config.download,
+                ("ingest_metadata",),
+                _whole(rows="ingest_metadata"),
+                "ingest",
+            ),
+            _step(
+                "normalize_images",
+                NormalizeImages(),
+                config.normalize,
+                ("download_images",),
+                _whole(images="download_images"),
+                "ingest",
+            ),
+            _step(
+                "curate_documents",
+                CurateDocuments(),
+                config.curate,
+                ("ingest_metadata", "download_images", "normalize_images"),
+                _whole(
+                    rows="ingest_metadata",
+                    images="download_images",
+                    normalized="normalize_images",
+                ),
+                "ingest",
+            ),
+        ]
+
+    def models(self) -> list[Step]:
+        """What is fitted on the fit sources: encoder, scorer, tokenizers."""
+        config, needs = self.config, ("curate_documents",)
+
+        def fit_inputs(made: Mapping[str, Manifest]) -> Inputs:
+            documents = made["curate_documents"]
+            held_out = Selection.of(documents, role={"validation"})
+            return {"documents": self._fit_selection(documents), "validation": held_out}
+
+        def text_inputs(made: Mapping[str, Manifest]) -> Inputs:
+            return {"documents": self._fit_selection(made["curate_documents"])}
+
+        fits: list[tuple[str, Stage[Any], StageConfig, Any]] = [
+            ("train_text_tokenizer", TrainTextTokenizer(), config.text_tokenizer, text_inputs),
+            (
+                "train_image_tokenizer",
+                TrainImageTokenizer(),
+                config.image_tokenizer,
+                fit_inputs,
+            ),
+            ("train_scorer", TrainEncoder("scorer"), config.scorer, fit_inputs),
+        ]
+        if config.encoder is not None:
+            encoder = ("train_encoder", TrainEncoder("encoder"), config.encoder, fit_inputs)
+            fits.insert(1, encoder)
+        return [
+            _step(label, stage, one, needs, inputs, "build_memory")
+            for label, stage, one, inputs in fits
+        ]
+
+    def memories(self) -> list[Step]:
+        """Vectors, codes and the indexes."""
+        config = self.config
+        own = ("train_encoder",) if config.encoder is not None else ()
+        encoder = {"encoder": "train_encoder"} if own else {}
+        steps = [
+            _step(
+                "embed_documents",
+                EmbedDocuments(),
+                config.embed,
+                ("curate_documents", *own),
+                _whole(documents="curate_documents", **encoder),
+                "build_memory",
+            ),
+            _step(
+                "tokenize_images",
+                TokenizeImages(),
+                config.tokenize,
+                ("curate_documents", "train_image_tokenizer"),
+                _whole(documents="curate_documents", image_tokenizer="train_image_tokenizer"),
+                "build_memory",
+            ),
+        ]
+        for name, memory in config.memories.items():
+            steps.append(
+                _step(
+                    f"build_memory[{name}]",
+                    BuildMemory(),
+                    config.memory,
+                    ("embed_documents",),
+                    _selected("embeddings", "embed_documents", role=memory.roles),
+                    "build_memory",
+                )
+            )
+        return steps
+
+    def examples(self) -> list[Step]:
+        """What the trainer and the evaluation read: contexts, then examples."""
+        steps = []
+        first = self.config.training_memory
+        for role in ("train", "validation"):
+            steps += self._examples(role, first, {"role": {role}}, "retrain")
+        for name, memory in self.config.memories.items():
+            sets = self.sets if memory.evaluates is None else memory.evaluates
+            where = {"role": {"evaluation"}, "set": set(sets)}
+            steps += self._examples(f"evaluation, {name}", name, where, "evaluate")
+        return steps
+
+    def generators(self) -> list[Step]:
+        """Every generator of the recipe, on the same examples."""
+        needs = {
+            "train": "assemble_examples[train]",
+            "validation": "assemble_examples[validation]",
+            "image_tokenizer": "train_image_tokenizer",
+            "text_tokenizer": "train_text_tokenizer",
+        }
+        return [
+            _step(
+                f"train_generator[{name}]",
+                TrainGenerator(),
+                config,
+                tuple(needs.values()),
+                _whole(**needs),
+                "retrain",
+            )
+            for name, config in self.config.generators.items()
+        ]
+
+    def evaluation(self) -> list[Step]:
+        """Generations of every generator with every memory it reads, and the scores."""
+        steps, generations = [], {}
+        for model, config in self.config.generators.items():
+            for memory in self.config.memories if config.stream.max_k else (NO_MEMORY,):
+                step = self._generate(model, memory)
+                steps.append(step)
+                generations[f"generations.{model}.{memory}"] = step.label
+        inputs = generations | {
+            "documents": "curate_documents",
+            "scorer": "train_scorer",
+            "image_tokenizer": "train_image_tokenizer",
+            "train": "assemble_examples[train]",
+        }
+        inputs |= {f"generator.{m}": f"train_generator[{m}]" for m in self.config.generators}
+        inputs |= {
+            f"examples.{m}": f"assemble_examples[evaluation, {m}]" for m in self.config.memories
+        }
+        steps.append(
+            _step(
+                "score_generations",
+                ScoreGenerations(),
+                self.config.score,
+                tuple(inputs.values()),
+                _whole(**inputs),
+                "evaluate",
+            )
+        )
+        return steps
+
+    def _generate(self, model: str, memory: str) -> Step:
+        asked = None if memory == NO_MEMORY else memory
+        config = self.config.generate.model_copy(
+            update={
+                "model": model,
+                "memory": asked,
+                "k": self.config.generate.k if asked else 0,
+            }
+        )
+        needs = {
+            "generator": f"train_generator[{model}]",
+            "examples": f"assemble_examples[evaluation, {asked or self.config.training_memory}]",
+            "image_tokenizer": "train_image_tokenizer",
+            "text_tokenizer": "train_text_tokenizer",
+        }
+        label = f"generate[{model}, {memory}]"
+        return _step(label, Generate(), config, tuple(needs.values()), _whole(**needs), "evaluate")
+
+    def _examples(
+        self, label: str, memory: str, where: Mapping[str, Iterable[str]], flow: str
+    ) -> list[Step]:
+        retrieve, store = f"retrieve_contexts[{label}]", f"build_memory[{memory}]"
+        roles = set(self.config.memories[memory].roles)
+
+        def contexts_of(made: Mapping[str, Manifest]) -> Inputs:
+            return {
+                "embeddings": Selection.of(made["embed_documents"], **where),
+                "memory": _all(made[store]),
+            }
+
+        def examples_of(made: Mapping[str, Manifest]) -> Inputs:
+            documents, tokens = made["curate_documents"], made["tokenize_images"]
+            return {
+                "documents": Selection.of(documents, **where),
+                "image_tokens": Selection.of(tokens, **where),
+                "contexts": _all(made[retrieve]),
+                "memory_documents": Selection.of(documents, role=roles),
+                "memory_tokens": Selection.of(tokens, role=roles),
+                "text_tokenizer": _all(made["train_text_tokenizer"]),
+            }
+
+        assemble = self.config.assemble.model_copy(
+            update={"memory": memory, "max_text_tokens": self.config.max_text_tokens}
+        )
+        needs = ("curate_documents", "tokenize_images", retrieve, "train_text_tokenizer")
+        return [
+            _step(
+                retrieve,
+                RetrieveContexts(),
+                self.config.retrieve,
+                ("embed_documents", store),
+                contexts_of,
+                flow,
+            ),
+            _step(
+                f"assemble_examples[{label}]",
+                AssembleExamples(),
+                assemble,
+                needs,
+                examples_of,
+                flow,
+            ),
+        ]
+
+    def _fit_selection(self, documents: Manifest) -> Selection:
+        """The documents that encoder and tokenizers are fitted on."""
+        chosen = Selection.of(documents, role={"train"})
+        names, files = self.config.fit_sources, self.config.fit_files
+        shards = [s for s in chosen.shards if names is None or s.tags["source"] in names]
+        if files is not None:
+            orders: dict[str, list[str]] = {}
+            for shard in shards:
+                orders.setdefault(shard.tags["source"], []).append(shard.tags["order"])
+            first = {name: set(sorted(set(found))[:files]) for name, found in orders.items()}
+            shards = [s for s in shards if s.tags["order"] in first[s.tags["source"]]]
+        return Selection(manifest=documents, shards=tuple(shards))
+
+
+_REPORTED = ("scores", "documents", "source_rows", "generator", "generations", "examples.evaluation")
+"""What the report reads, by the start of its reference's name."""
+
+
+def _report(config: RunConfig, steps: Sequence[Step], run_id: str) -> Step:
+    """The last step: it reads the results, and tells about all steps."""
+    read = {
+        step.ref.replace("examples.evaluation", "examples"): step.label
+        for step in steps
+        if step.ref.startswith(_REPORTED)
+    }
+    recipe = json.dumps(config.model_dump(mode="json"))
+    edges = Dag(steps=tuple(steps)).edges
+
+    def make(made: Mapping[str, Manifest]) -> StageCall:
+        told = tuple((step.label, made[step.label]) for step in steps if step.label in made)
+        return StageCall(
+            stage=WriteReport(told, edges, recipe, run_id=run_id),
+            config=config.report,
+            inputs=_whole(**read)(made),
+            label="write_report",
+        )
+
+    return Step(
+        label="write_report", needs=tuple(read.values()), make=make, flow="evaluate", kind="report"
+    )
+
+
+def _step(
+    label: str,
+    stage: Stage[Any],
+    config: StageConfig,
+    needs: Sequence[str],
+    inputs: Callable[[Mapping[str, Manifest]], Inputs],
+    flow: str,
+) -> Step:
+    def make(made: Mapping[str, Manifest]) -> StageCall:
+        return StageCall(stage=stage, config=config, inputs=inputs(made), label=label)
+
+    return Step(
+        label=label,
+        needs=tuple(dict.fromkeys(needs)),
+        make=make,
+        flow=flow,
+        kind=stage.kind,
+    )
+
+
+def _all(manifest: Manifest) -> Selection:
+    return Selection.of(manifest)
+
+
+def _whole(**needs: str) -> Callable[[Mapping[str, Manifest]], Inputs]:
+    """Inputs that are whole artifacts, by the label of the step that makes each."""
+    return lambda made: {name: _all(made[label]) for name, label in needs.items()}
+
+
+def _selected(
+    name: str, label: str, **tags: Iterable[str]
+) -> Callable[[Mapping[str, Manifest]], Inputs]:
+    return lambda made: {name: Selection.of(made[label], **tags)}

@@ -1,0 +1,40 @@
+"""What can go wrong in a run, and the exit code that says so.
+
+PipelineError              1  the run failed; what was published is unharmed, run again to go on
+├── PoisonedShards         1  shards failed their retry budget; the others are done
+├── TooFewSucceeded        1  a source's success rate is below the recipe's minimum
+├── UsageError             2  the request itself is wrong: unknown key, missing file
+└── FoundWrong             3  stored data is not what it should be
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["FoundWrong", "PipelineError", "PoisonedShards", "TooFewSucceeded", "UsageError"]
+
+
+class PipelineError(Exception):
+    """Root; the message is one sentence: what, where, what to do."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class PoisonedShards(PipelineError):
+    """Shards that failed every try."""
+
+
+class TooFewSucceeded(PipelineError):
+    """A dead network publishes nothing."""
+
+
+class UsageError(PipelineError):
+    """The request is wrong."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class FoundWrong(PipelineError):
+    """A check found stored data altered or missing."""
+
+    exit_code: ClassVar[int] = 3

@@ -1,0 +1,1 @@
+"""Fetching from strangers: policy, client, img2dataset."""

@@ -1,0 +1,426 @@
+"""One link fetched from a stranger, within limits that the stranger cannot stretch.
+
+The name is resolved once, every address is checked, and the connection goes to a checked address;
+each redirect starts over. Proxies, netrc and cookies play no part: urllib3's connections are used
+bare. A timer shuts the socket when the whole request has had its time, so that neither headers nor
+a body that drip in byte by byte hold a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from http.client import HTTPException
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urljoin
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    IncompleteRead,
+    InvalidChunkLength,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
+from urllib3.exceptions import SSLError as UrllibSSLError
+from urllib3.response import HTTPResponse
+
+from pipelines.fetch.consent import NO_SIGNAL, opt_out_signal
+from pipelines.fetch.outcomes import Fetched, Outcome, printable
+from pipelines.fetch.policy import FetchSettings, RefusedError, Target, check_addresses, check_url
+
+__all__ = ["AGENT", "Resolver", "fetch", "resolve", "user_agent"]
+
+_log = logging.getLogger(__name__)
+
+AGENT = "racm3-pipeline"
+"""Our product token: what a site addresses directives to."""
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RECORDED = (
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "last-modified",
+    "etag",
+    "x-robots-tag",
+    "tdm-reservation",
+    "tdm-policy",
+    "content-usage",
+    "retry-after",
+    "location",
+)
+_PIECE = 65_536
+_BIGGEST_RATIO = 100
+_PAUSE_SECONDS = 0.2
+
+Resolver = Callable[[str, int], Sequence[str]]
+"""(host, port) -> addresses; raises OSError."""
+
+
+def user_agent(settings: FetchSettings) -> str:
+    """Who fetches, and where to complain."""
+    return f"{AGENT}/{version('racm3-pipeline')} (+{settings.contact})"
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Addresses of a name, as the system gives them."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+def fetch(url: str, settings: FetchSettings, *, resolver: Resolver = resolve) -> Fetched:
+    """Fetches one link; never raises for anything that a link or a server does.
+
+    A failure that may pass is tried again, `settings.retries` times.
+
+    Args:
+        url: as given by the source.
+        settings: limits and the hosts of this machine.
+        resolver: looks names up.
+    """
+    for attempt in range(settings.retries + 1):
+        fetched = _Request(settings, resolver).run(url)
+        if not (fetched.outcome.is_transient or (fetched.status or 0) in (429, 502, 503, 504)):
+            break
+        if attempt < settings.retries:
+            time.sleep(_PAUSE_SECONDS)
+    return fetched
+
+
+class _ExpiredError(Exception):
+    """The whole request has had its time."""
+
+
+class _Request:
+    """One try: all hops of a link under one deadline."""
+
+    def __init__(self, settings: FetchSettings, resolver: Resolver) -> None:
+        self._settings, self._resolver = settings, resolver
+        self._deadline = _Deadline(settings.deadline)
+        self._done = Fetched(outcome=Outcome.NETWORK_ERROR)
+
+    def run(self, url: str) -> Fetched:
+        """Follows the link to its end."""
+        with self._deadline:
+            try:
+                return self._follow(url)
+            except RefusedError as refusal:
+                outcome = Outcome.REDIRECT_REFUSED if self._done.redirects else refusal.outcome
+                if refusal.outcome is Outcome.DNS_FAILED:
+                    outcome = refusal.outcome
+                return self._done.failed(outcome, str(refusal))
+            except Exception as error:  # a stranger's bytes must not end a shard
+                return self._done.failed(self._outcome_of(error), _described(error))
+
+    def _outcome_of(self, error: Exception) -> Outcome:
+        if self._deadline.expired or isinstance(error, _ExpiredError):
+            return Outcome.TIMEOUT
+        for kinds, outcome in _OUTCOMES:
+            if isinstance(error, kinds):
+                return outcome
+        if not isinstance(error, OSError | HTTPError | HTTPException | ValueError):
+            _log.warning("fetching failed in an unforeseen way: %r", error)
+        return Outcome.NETWORK_ERROR
+
+    def _follow(self, url: str) -> Fetched:
+        target = check_url(url, self._settings)
+        while True:
+            with self._ask(target) as response:
+                self._note(target, response)
+                location = response.headers.get("location")
+                if response.status not in _REDIRECTS or not location:
+                    return self._take(response)
+            if len(self._done.redirects) >= self._settings.max_redirects:
+                return self._done.failed(
+                    Outcome.TOO_MANY_REDIRECTS, f"more than {self._settings.max_redirects}"
+                )
+            target = self._redirected(target, location)
+
+    def _redirected(self, target: Target, location: str) -> Target:
+        self._done = replace(self._done, redirects=(*self._done.redirects, target.url))
+        following = check_url(urljoin(target.url, _location_text(location)), self._settings)
+        if target.scheme == "https" and following.scheme == "http":
+            raise RefusedError(Outcome.REDIRECT_REFUSED, "it leads from https to http")
+        return following
+
+    def _note(self, target: Target, response: HTTPResponse) -> None:
+        """Records an answer before anything is decided by it."""
+        lines = [(str(name), str(value)) for name, value in response.headers.iteritems()]
+        self._done = replace(
+            self._done,
+            final_url=target.url,
+            status=response.status,
+            consent=opt_out_signal(lines, agent=AGENT),
+            headers=tuple(
+                printable(f"{name.lower()}: {value}")
+                for name, value in sorted(lines)
+                if name.lower() in _RECORDED
+            ),
+        )
+
+    def _take(self, response: HTTPResponse) -> Fetched:
+        """Reads the body of the last answer, if it may be read."""
+        if response.status != 200:
+            return self._done.failed(Outcome.HTTP_ERROR, f"status {response.status}")
+        if self._done.consent != NO_SIGNAL and self._settings.honor_opt_out:
+            return self._done.failed(Outcome.OPTED_OUT, str(self._done.consent))
+        announced = response.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._settings.max_bytes:
+            return self._done.failed(Outcome.TOO_LARGE, f"{announced} bytes announced")
+        body = self._read(response)
+        if body is None:
+            return self._done.failed(
+                Outcome.TOO_LARGE, f"more than {self._settings.max_bytes} bytes"
+            )
+        if not body:
+            return self._done.failed(Outcome.EMPTY, "no bytes")
+        return replace(self._done, outcome=Outcome.KEPT, body=body)
+
+    def _read(self, response: HTTPResponse) -> bytes | None:
+        """The body, decoded if it came encoded although we asked for none; None: over the cap."""
+        pieces, size = [], 0
+        while piece := response.read(_PIECE, decode_content=False):
+            self._deadline.check()
+            size += len(piece)
+            if size > self._settings.max_bytes:
+                return None
+            pieces.append(piece)
+        self._deadline.check()  # a socket that the timer shut reads as the end of the body
+        body = b"".join(pieces)
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ("", "identity") or not body:
+            return body
+        return _decoded(body, encoding, self._settings.max_bytes)
+
+    # --- connecting -------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _ask(self, target: Target) -> Iterator[HTTPResponse]:
+        """Sends the request of one hop; yields the answer with its body unread."""
+        connection = self._connection(target)
+        try:
+            connection.request(
+                "GET",
+                target.path,
+                headers={
+                    "Host": target.host_header,
+                    "User-Agent": user_agent(self._settings),
+                    "Accept": "image/*,*/*;q=0.5",
+                    "Accept-Encoding": "identity",
+                    "Connection": "close",
+                },
+                preload_content=False,
+                decode_content=False,
+                enforce_content_length=True,
+            )
+            if connection.sock is not None:
+                connection.sock.settimeout(self._deadline.at_most(self._settings.read_timeout))
+            response: Any = connection.getresponse()
+            self._deadline.check()
+            yield response
+        finally:
+            connection.close()
+            self._deadline.release()
+
+    def _connection(self, target: Target) -> HTTPConnection:
+        addresses, port = self._addresses(target)
+        connect = _Connect(addresses, port, self._settings, self._deadline)
+        if target.scheme == "http":
+            return _Plain(target, connect)
+        return _Tls(target, connect)
+
+    def _addresses(self, target: Target) -> tuple[list[str], int]:
+        """Checked addresses; those that the settings prescribe are taken as they are."""
+        if target.fixed is not None:
+            return [target.fixed[0]], target.fixed[1]
+        limit = self._deadline.at_most(self._settings.connect_timeout)
+        try:
+            found = _resolve_in_time(self._resolver, target.host, target.port, limit)
+        except (OSError, UnicodeError) as error:
+            raise RefusedError(Outcome.DNS_FAILED, f"{target.host}: {error}") from error
+        return check_addresses(found), target.port
+
+
+class _Deadline:
+    """Shuts the socket of a request when the request has had its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.expired = False
+        self._end = time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self._guard: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self.release()
+
+    def guard(self, sock: socket.socket) -> None:
+        """Takes a second handle of a connection: TLS replaces the first one."""
+        with self._lock:
+            if not self.expired:
+                self._guard = sock.dup()
+        self.check()
+
+    def release(self) -> None:
+        """Lets go of the connection."""
+        with self._lock:
+            if self._guard is not None:
+                self._guard.close()
+                self._guard = None
+
+    def check(self) -> None:
+        """Raises `_ExpiredError` when the time is over."""
+        if self.expired or time.monotonic() >= self._end:
+            self.expired = True
+            raise _ExpiredError("the whole request took too long")
+
+    def at_most(self, seconds: float) -> float:
+        """So many seconds, or those that are left."""
+        self.check()
+        return max(0.001, min(seconds, self._end - time.monotonic()))
+
+    def _expire(self) -> None:
+        with self._lock:
+            self.expired = True
+            if self._guard is not None:
+                with contextlib.suppress(OSError):
+                    self._guard.shutdown(socket.SHUT_RDWR)
+
+
+class _Connect:
+    """Opens the socket of a hop to one of its checked addresses."""
+
+    def __init__(
+        self, addresses: list[str], port: int, settings: FetchSettings, deadline: _Deadline
+    ) -> None:
+        self._addresses, self._port = addresses, port
+        self._settings, self._deadline = settings, deadline
+
+    def __call__(self, connection: HTTPConnection) -> socket.socket:
+        problem: OSError | None = None
+        for address in self._addresses[:2]:
+            limit = self._deadline.at_most(self._settings.connect_timeout)
+            try:
+                sock = socket.create_connection((address, self._port), timeout=limit)
+            except OSError as error:
+                problem = error
+                continue
+            if sock.getpeername()[0] != address:
+                sock.close()
+                raise RefusedError(Outcome.REFUSED_ADDRESS, f"{address} led elsewhere")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(self._deadline.at_most(self._settings.read_timeout))
+            try:
+                self._deadline.guard(sock)
+            except _ExpiredError:
+                sock.close()
+                raise
+            return sock
+        if isinstance(problem, TimeoutError):
+            raise ConnectTimeoutError(connection, "connecting took too long")
+        raise NewConnectionError(connection, f"cannot connect: {problem}")
+
+
+class _Plain(HTTPConnection):
+    """HTTP to a checked address."""
+
+    def __init__(self, target: Target, connect: _Connect) -> None:
+        super().__init__(target.host, port=target.port)
+        self._checked_connect = connect
+
+    def _new_conn(self) -> socket.socket:
+        return self._checked_connect(self)
+
+
+class _Tls(HTTPSConnection):
+    """HTTPS to a checked address; the certificate must be that of the name in the link."""
+
+    def __init__(self, target: Target, connect: _Connect) -> None:
+        super().__init__(target.host, port=target.port, ssl_context=ssl.create_default_context())
+        self._checked_connect = connect
+
+    def _new_conn(self) -> socket.socket:
+        return self._checked_connect(self)
+
+
+_OUTCOMES: tuple[tuple[tuple[type[Exception], ...], Outcome], ...] = (
+    ((ConnectTimeoutError,), Outcome.TIMEOUT),
+    ((NewConnectionError, UrllibSSLError, ssl.SSLError), Outcome.CONNECT_FAILED),
+    ((ReadTimeoutError, TimeoutError), Outcome.TIMEOUT),
+    ((IncompleteRead, InvalidChunkLength), Outcome.TRUNCATED),
+    ((zlib.error,), Outcome.TRUNCATED),
+)
+
+
+def _described(error: Exception) -> str:
+    """Kind and message of an error, without object addresses."""
+    if isinstance(error, ProtocolError) and len(error.args) > 1:
+        error = error.args[1] if isinstance(error.args[1], Exception) else error
+    return f"{type(error).__name__}: {error}"
+
+
+def _location_text(location: str) -> str:
+    """A `Location` header as its sender meant it: UTF-8 in bytes that were read as Latin-1."""
+    try:
+        return location.encode("latin-1").decode("utf-8").strip()
+    except UnicodeError:
+        return location.strip()
+
+
+def _decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """Undoes gzip or deflate within a size and a ratio; None: more than that.
+
+    Raises:
+        zlib.error: when the stream is broken or cut short.
+        ValueError: for another encoding.
+    """
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"content encoding {printable(encoding, 40)} was not asked for")
+    limit = min(limit, _BIGGEST_RATIO * len(body))
+    decoder = zlib.decompressobj(wbits=47 if "gzip" in encoding else 15)
+    decoded = decoder.decompress(body, limit + 1)
+    if len(decoded) > limit:
+        return None
+    if not decoder.eof:
+        raise zlib.error("the encoded body is cut short")
+    return decoded
+
+
+def _resolve_in_time(resolver: Resolver, host: str, port: int, seconds: float) -> Sequence[str]:
+    """Looks a name up in a thread of its own: the system's resolver cannot be interrupted.
+
+    Raises:
+        OSError: when it fails, or takes longer.
+    """
+    answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(resolver(host, port))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError("looking the name up took too long") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
