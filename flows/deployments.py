@@ -13,7 +13,7 @@ from pipelines.config import RunConfig
 
 __all__ = ["FLOWS", "deployments_of"]
 
-FLOWS = {
+FLOWS: dict[str, Any] = {
     "ingest": ingest,
     "build_memory": build_memory,
     "retrain": retrain,

@@ -28,6 +28,7 @@ _SMOKE_SIZES: dict[str, Any] = {
         "rows_per_file": 128,
     },
     "encoder_steps": 24,
+    "encoder_batch": 64,
     "scorer_steps": 16,
     "tokenizer_steps": 60,
     "tokenizer_widths": (16, 48),
@@ -45,7 +46,8 @@ _SMOKE_SIZES: dict[str, Any] = {
 
 _EMOJI_SIZES: dict[str, Any] = {
     "corpus": {},
-    "encoder_steps": 340,
+    "encoder_steps": 240,
+    "encoder_batch": 192,
     "scorer_steps": 240,
     "tokenizer_steps": 900,
     "tokenizer_widths": (32, 112),
@@ -55,7 +57,7 @@ _EMOJI_SIZES: dict[str, Any] = {
     "width": 96,
     "layers": 3,
     "heads": 4,
-    "vocab_size": 1024,
+    "vocab_size": 512,
     "max_text_tokens": 24,
     "batch_size": 8,
     "validation_examples": 96,
@@ -96,19 +98,19 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
         "normalize": {"image_size": 64},
         "curate": {"duplicates": "document"},
         "text_tokenizer": {"vocab_size": sizes["vocab_size"]},
-        "encoder": _encoder(sizes["encoder_steps"], seed=1, tower="resnet", width=16),
-        "scorer": _encoder(sizes["scorer_steps"], seed=2, tower="vit", width=64),
+        "encoder": _retriever(sizes),
+        "scorer": _scorer(sizes),
         "image_tokenizer": _image_tokenizer(sizes),
         "embed": {"draws": 4, "drop": 0.2},
         "memories": {
             "restricted": {"roles": ["train"]},
             "extended": {"roles": ["train", "memory"], "evaluates": ["unseen"]},
         },
-        "retrieve": {"selection": {"max_contexts": 2, "compare": "image", "near_copy": 0.99}},
+        "retrieve": {"selection": {"max_contexts": 2, "near_copy": None, "max_per_source": 1}},
         "max_text_tokens": sizes["max_text_tokens"],
         "generators": {
-            "ra": _generator(sizes, max_k=2, k0_fraction=0.15),
-            "vanilla": _generator(sizes, max_k=0, k0_fraction=0.0),
+            "ra": _generator(sizes, max_k=2),
+            "vanilla": _generator(sizes, max_k=0),
         },
         "generate": {"model": "", "prompts_per_group": sizes["prompts_per_group"]},
         "score": {"resamples": sizes["resamples"]},
@@ -117,23 +119,29 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
     return validated(values, name=namespace)
 
 
-def _encoder(steps: int, *, seed: int, tower: str, width: int) -> dict[str, Any]:
-    shape = {"image_tower": tower, "image_width": width, "image_layers": 1, "embed_dim": 64}
-    shape |= {"text_width": 64}
-    rate = 2e-3
+def _retriever(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What retrieves: whitened bags of word pieces, and an image tower that learns to meet them."""
+    shape = {"image_tower": "resnet", "image_width": 16, "image_layers": 1, "embed_dim": 64}
+    own = {"shape": shape | {"text_width": 64}, "text_tower": "bag", "seed": 1}
+    return {"training": own | _clip_schedule(sizes, sizes["encoder_steps"])}
+
+
+def _scorer(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What scores: another shape and seed, both towers learned."""
+    shape = {"image_tower": "vit", "image_width": 64, "image_layers": 1, "embed_dim": 64}
+    own = {"shape": shape | {"text_width": 64}, "token_lr_scale": 0.1, "seed": 2}
+    return {"training": own | _clip_schedule(sizes, sizes["scorer_steps"])}
+
+
+def _clip_schedule(sizes: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return {
-        "training": {
-            "shape": shape,
-            "seed": seed,
-            "batch_size": 64,
-            "token_lr_scale": 0.1,
-            "fit": {
-                "steps": steps,
-                "learning_rate": rate,
-                "warmup_steps": min(20, steps // 4),
-                "validate_every": max(1, steps // 4),
-                "checkpoint_every": 25,
-            },
+        "batch_size": sizes["encoder_batch"],
+        "fit": {
+            "steps": steps,
+            "learning_rate": 2e-3,
+            "warmup_steps": min(20, steps // 4),
+            "validate_every": max(1, steps // 4),
+            "checkpoint_every": 25,
         },
     }
 
@@ -160,7 +168,7 @@ def _image_tokenizer(sizes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _generator(sizes: Mapping[str, Any], *, max_k: int, k0_fraction: float) -> dict[str, Any]:
+def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
     steps, budget = sizes["generator_steps"], sizes.get("generator_flops")
     expected = steps or sizes["expected_steps"]
     return {
@@ -173,7 +181,9 @@ def _generator(sizes: Mapping[str, Any], *, max_k: int, k0_fraction: float) -> d
         "stream": {
             "batch_size": sizes["batch_size"],
             "max_k": max_k,
-            "k0_fraction": k0_fraction,
+            "alpha": 0.3,
+            "shuffle_contexts": False,
+            "group_weights": {"flags": 2.0},
             "max_text_tokens": sizes["max_text_tokens"],
             "max_length": 512,
         },

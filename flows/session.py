@@ -27,13 +27,13 @@ from pipelines.stages.write_report import PAGE
 from pipelines.success import require_success
 from storage_schemas.manifest import Manifest
 
-__all__ = ["LazyExecutor", "Session", "WATCHER", "fetch_settings", "open_session"]
+__all__ = ["WATCHER", "LazyExecutor", "Session", "fetch_settings", "open_session"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 WATCHER: ContextVar[Progress | None] = ContextVar("racm3_watcher", default=None)
-"""Who is told how far the stages of a flow are; a flow's parameters are the run and nothing else."""
+"""Who is told how far the stages are; a flow's parameters are the run and nothing else."""
 
 _EARLIER = {
     "ingest": (),

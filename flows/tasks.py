@@ -49,7 +49,8 @@ def _task_of(session: Session, step: Step) -> Any:
             session.failures.append(error)
             raise
 
-    return task(run, name=step.label, persist_result=False, cache_policy=NO_CACHE, retries=0)
+    options: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE, "retries": 0}
+    return task(name=step.label, **options)(run)
 
 
 def publish_summary(session: Session, flow: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from glob import glob
 from pathlib import Path
 
 from pipelines.config import RunConfig, SourceConfig
@@ -24,6 +23,9 @@ __all__ = ["Corpus", "image_host", "known_sources", "prepare_sources", "register
 
 DEMO_AS_OF = "2026-01-01"
 """The drawings do not change: they were fetched, as it were, on one day for ever."""
+
+_LISTING = 2
+"""Version of `sources.json`."""
 
 Progress = Callable[[int, int], None]
 
@@ -57,7 +59,7 @@ def prepare_sources(config: RunConfig, cache: Path, *, progress: Progress | None
             parts = split_documents(drawings.documents, config.corpus)
             written = write_sources(parts, folder, rows_per_file=config.corpus.rows_per_file)
             rows = [
-                [source.name, source.role, source.evaluation_set, file.name]
+                [_drawing(source.name), source.role, source.evaluation_set, file.name]
                 for source in written
                 for file in source.files
             ]
@@ -109,8 +111,16 @@ def image_host(corpus: Corpus) -> Iterator[dict[str, str]]:
         yield {EMOJI_HOST: host.netloc}
 
 
+def _drawing(name: str) -> str:
+    """`openmoji` of `openmoji-unseen`: a source is who drew it, whatever the drawings are used for.
+
+    So `max_per_source = 1` gives one context of each hand, in every memory.
+    """
+    return name.partition("-")[0]
+
+
 def _split_folder(config: EmojiSplitConfig, drawings: Path) -> Path:
-    name = digest_of([config.model_dump(mode="json"), drawings.name])[:16]
+    name = digest_of([_LISTING, config.model_dump(mode="json"), drawings.name])[:16]
     return drawings.parent / "splits" / name
 
 
@@ -122,10 +132,18 @@ def _listed(folder: Path) -> list[NewSource]:
     ]
 
 
+def _matches(pattern: Path) -> list[Path]:
+    """The file of that name, or those that match it as a pattern, in order."""
+    if pattern.exists():
+        return [pattern]
+    anchor = pattern.anchor or "."
+    return sorted(Path(anchor).glob(str(pattern.relative_to(pattern.anchor or "."))))
+
+
 def _files(source: SourceConfig) -> list[NewSource]:
     found = []
     for pattern in source.paths:
-        paths = sorted(glob(pattern, recursive=True)) or ([pattern] if Path(pattern).exists() else [])
+        paths = _matches(Path(pattern))
         if not paths:
             raise UsageError(
                 f"source {source.name}: no file matches {pattern}; correct `paths` in the run file"
@@ -133,7 +151,7 @@ def _files(source: SourceConfig) -> list[NewSource]:
         found += [
             NewSource(
                 source=source.name,
-                path=Path(path).absolute(),
+                path=path.absolute(),
                 role=source.role,
                 set=source.set,
                 as_of=source.as_of or datetime.now(UTC).date().isoformat(),

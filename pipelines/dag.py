@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.fetch.policy import FetchSettings
+from pipelines.inputs import fit_selection, selected, whole
 from pipelines.runtime.reader import Selection
 from pipelines.runtime.run import StageCall
 from pipelines.runtime.stage import Stage, StageConfig
@@ -116,7 +117,7 @@ class _Maker:
                 DownloadImages(self.fetch),
                 config.download,
                 ("ingest_metadata",),
-                _whole(rows="ingest_metadata"),
+                whole(rows="ingest_metadata"),
                 "ingest",
             ),
             _step(
@@ -124,7 +125,7 @@ class _Maker:
                 NormalizeImages(),
                 config.normalize,
                 ("download_images",),
-                _whole(images="download_images"),
+                whole(images="download_images"),
                 "ingest",
             ),
             _step(
@@ -132,7 +133,7 @@ class _Maker:
                 CurateDocuments(),
                 config.curate,
                 ("ingest_metadata", "download_images", "normalize_images"),
-                _whole(
+                whole(
                     rows="ingest_metadata",
                     images="download_images",
                     normalized="normalize_images",
@@ -148,10 +149,10 @@ class _Maker:
         def fit_inputs(made: Mapping[str, Manifest]) -> Inputs:
             documents = made["curate_documents"]
             held_out = Selection.of(documents, role={"validation"})
-            return {"documents": self._fit_selection(documents), "validation": held_out}
+            return {"documents": fit_selection(self.config, documents), "validation": held_out}
 
         def text_inputs(made: Mapping[str, Manifest]) -> Inputs:
-            return {"documents": self._fit_selection(made["curate_documents"])}
+            return {"documents": fit_selection(self.config, made["curate_documents"])}
 
         fits: list[tuple[str, Stage[Any], StageConfig, Any]] = [
             ("train_text_tokenizer", TrainTextTokenizer(), config.text_tokenizer, text_inputs),
@@ -182,7 +183,7 @@ class _Maker:
                 EmbedDocuments(),
                 config.embed,
                 ("curate_documents", *own),
-                _whole(documents="curate_documents", **encoder),
+                whole(documents="curate_documents", **encoder),
                 "build_memory",
             ),
             _step(
@@ -190,7 +191,7 @@ class _Maker:
                 TokenizeImages(),
                 config.tokenize,
                 ("curate_documents", "train_image_tokenizer"),
-                _whole(documents="curate_documents", image_tokenizer="train_image_tokenizer"),
+                whole(documents="curate_documents", image_tokenizer="train_image_tokenizer"),
                 "build_memory",
             ),
         ]
@@ -201,7 +202,7 @@ class _Maker:
                     BuildMemory(),
                     config.memory,
                     ("embed_documents",),
-                    _selected("embeddings", "embed_documents", role=memory.roles),
+                    selected("embeddings", "embed_documents", role=memory.roles),
                     "build_memory",
                 )
             )
@@ -233,7 +234,7 @@ class _Maker:
                 TrainGenerator(),
                 config,
                 tuple(needs.values()),
-                _whole(**needs),
+                whole(**needs),
                 "retrain",
             )
             for name, config in self.config.generators.items()
@@ -263,7 +264,7 @@ class _Maker:
                 ScoreGenerations(),
                 self.config.score,
                 tuple(inputs.values()),
-                _whole(**inputs),
+                whole(**inputs),
                 "evaluate",
             )
         )
@@ -285,7 +286,7 @@ class _Maker:
             "text_tokenizer": "train_text_tokenizer",
         }
         label = f"generate[{model}, {memory}]"
-        return _step(label, Generate(), config, tuple(needs.values()), _whole(**needs), "evaluate")
+        return _step(label, Generate(), config, tuple(needs.values()), whole(**needs), "evaluate")
 
     def _examples(
         self, label: str, memory: str, where: Mapping[str, Iterable[str]], flow: str
@@ -296,7 +297,7 @@ class _Maker:
         def contexts_of(made: Mapping[str, Manifest]) -> Inputs:
             return {
                 "embeddings": Selection.of(made["embed_documents"], **where),
-                "memory": _all(made[store]),
+                "memory": Selection.of(made[store]),
             }
 
         def examples_of(made: Mapping[str, Manifest]) -> Inputs:
@@ -304,10 +305,10 @@ class _Maker:
             return {
                 "documents": Selection.of(documents, **where),
                 "image_tokens": Selection.of(tokens, **where),
-                "contexts": _all(made[retrieve]),
+                "contexts": Selection.of(made[retrieve]),
                 "memory_documents": Selection.of(documents, role=roles),
                 "memory_tokens": Selection.of(tokens, role=roles),
-                "text_tokenizer": _all(made["train_text_tokenizer"]),
+                "text_tokenizer": Selection.of(made["train_text_tokenizer"]),
             }
 
         assemble = self.config.assemble.model_copy(
@@ -333,21 +334,15 @@ class _Maker:
             ),
         ]
 
-    def _fit_selection(self, documents: Manifest) -> Selection:
-        """The documents that encoder and tokenizers are fitted on."""
-        chosen = Selection.of(documents, role={"train"})
-        names, files = self.config.fit_sources, self.config.fit_files
-        shards = [s for s in chosen.shards if names is None or s.tags["source"] in names]
-        if files is not None:
-            orders: dict[str, list[str]] = {}
-            for shard in shards:
-                orders.setdefault(shard.tags["source"], []).append(shard.tags["order"])
-            first = {name: set(sorted(set(found))[:files]) for name, found in orders.items()}
-            shards = [s for s in shards if s.tags["order"] in first[s.tags["source"]]]
-        return Selection(manifest=documents, shards=tuple(shards))
 
-
-_REPORTED = ("scores", "documents", "source_rows", "generator", "generations", "examples.evaluation")
+_REPORTED = (
+    "scores",
+    "documents",
+    "source_rows",
+    "generator",
+    "generations",
+    "examples.evaluation",
+)
 """What the report reads, by the start of its reference's name."""
 
 
@@ -366,7 +361,7 @@ def _report(config: RunConfig, steps: Sequence[Step], run_id: str) -> Step:
         return StageCall(
             stage=WriteReport(told, edges, recipe, run_id=run_id),
             config=config.report,
-            inputs=_whole(**read)(made),
+            inputs=whole(**read)(made),
             label="write_report",
         )
 
@@ -393,18 +388,3 @@ def _step(
         flow=flow,
         kind=stage.kind,
     )
-
-
-def _all(manifest: Manifest) -> Selection:
-    return Selection.of(manifest)
-
-
-def _whole(**needs: str) -> Callable[[Mapping[str, Manifest]], Inputs]:
-    """Inputs that are whole artifacts, by the label of the step that makes each."""
-    return lambda made: {name: _all(made[label]) for name, label in needs.items()}
-
-
-def _selected(
-    name: str, label: str, **tags: Iterable[str]
-) -> Callable[[Mapping[str, Manifest]], Inputs]:
-    return lambda made: {name: Selection.of(made[label], **tags)}

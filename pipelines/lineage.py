@@ -1,5 +1,7 @@
-"""Lineage, both ways: from a generated picture to the URL of each pixel it was told about, and from a
-URL to everything that was made with it, or to the reason why it stopped.
+"""Lineage, both ways.
+
+From a generated picture back to the URL of each picture it was shown, and from a URL forward to
+everything that was made with it, or to the reason why it stopped.
 
 Answers are trees of `Node`s: plain records that a terminal or a program can show.
 """
@@ -88,7 +90,7 @@ class _Search:
 
     def backward(self, prefix: str) -> list[Node]:
         """From a generation: its contexts in the order fed, its prompt, its checkpoint."""
-        found = {}
+        found: dict[str, tuple[Manifest, dict[str, Any]]] = {}
         for manifest in self._of("generations"):
             for row in self._rows(manifest, "generation_id", prefix, without=("image",)):
                 found.setdefault(row["generation_id"], (manifest, row))
@@ -107,9 +109,7 @@ class _Search:
         facts = {name: row[name] for name in ("model", "task", "memory", "k", "seed", "sampler")}
         facts |= {"prompt": row["prompt"], "caption": row["caption"]}
         facts |= {"artifact": manifest.artifact_id, "run": manifest.run_id}
-        return Node(
-            what="generation", id=row["generation_id"], facts=facts, leads_to=tuple(below)
-        )
+        return Node(what="generation", id=row["generation_id"], facts=facts, leads_to=tuple(below))
 
     def _checkpoint(self, manifest: Manifest) -> Node:
         facts = {"run": manifest.run_id, "recipe": f"_runs/{manifest.run_id}/config.json"}
@@ -195,12 +195,12 @@ class _Search:
         if row["outcome"] != KEPT:
             facts |= {"stopped_at": manifest.stage}
         document = row.get("document_id")
-        used = kind == "documents" and document and row["outcome"] == KEPT
+        used = kind == "documents" and row["outcome"] == KEPT
         return Node(
             what=kind,
             id=document or row["row_id"],
             facts=facts,
-            leads_to=tuple(self._uses(document, manifest)) if used else (),
+            leads_to=tuple(self._uses(document, manifest)) if used and document else (),
         )
 
     def _uses(self, document: str, documents: Manifest) -> Iterator[Node]:

@@ -20,7 +20,7 @@ from pipelines.runtime.store import Store
 from racm3.document import DocumentTokens
 from storage_schemas.manifest import Manifest
 
-__all__ = ["Drawn", "FedContext", "draw_image"]
+__all__ = ["Drawn", "FedContext", "draw_image", "only_namespace"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +46,20 @@ class Drawn:
         """Everything but the image."""
         contexts = [asdict(context) for context in self.contexts]
         return {"generator": self.generator, "memory": self.memory, "contexts": contexts}
+
+
+def only_namespace(store: Store) -> str:
+    """The one recipe that has references in a store.
+
+    Raises:
+        UsageError: when there is none, or more than one.
+    """
+    names = sorted({key.split("/")[1] for key in store.list("_refs")})
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise UsageError(f"generate: the store holds {', '.join(names)}; choose with --recipe")
+    raise UsageError("generate: the store holds no models yet; start with: racm3 run smoke")
 
 
 def draw_image(

@@ -15,7 +15,10 @@ __all__ = ["generate"]
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="Caption of the image to draw.")],
-    recipe: Annotated[str, typer.Option(help="Namespace whose references are used.")] = "emoji",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose models are used; default: the only one in the store."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Name of the generator in the recipe.")] = "ra",
     memory: Annotated[
         str | None, typer.Option(help="Name of the memory; default: the largest there is.")
@@ -29,13 +32,14 @@ def generate(
 ) -> None:
     """Draw an image from a caption, reading the memory."""
     from flows.settings import Settings
-    from pipelines.prompt import draw_image
+    from pipelines.prompt import draw_image, only_namespace
     from pipelines.runtime.store import open_store
 
     use_store(store)
+    opened = open_store(Settings().store)
     drawn = draw_image(
-        open_store(Settings().store),
-        recipe,
+        opened,
+        recipe or only_namespace(opened),
         prompt,
         model=model,
         memory=memory,

@@ -35,8 +35,10 @@ def status(store: StoreOption = None, as_json: AsJson = False) -> None:
         "",
         columns,
         [
-            (m.kind, m.artifact_id[:12], m.created_at, m.rows_in, m.rows_out)
-            + (", ".join(f"{k} {v}" for k, v in m.dropped.items()) or "-", m.run_id[:8])
+            (
+                *(m.kind, m.artifact_id[:12], m.created_at, m.rows_in, m.rows_out),
+                *(", ".join(f"{k} {v}" for k, v in m.dropped.items()) or "-", m.run_id[:8]),
+            )
             for m in held
         ],
     )

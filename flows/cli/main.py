@@ -1,17 +1,18 @@
-"""`racm3`: errors in one sentence, exit codes 0 done, 1 failed, 2 usage, 3 found something wrong."""
+"""`racm3`: an error is one sentence; exits 0 done, 1 failed, 2 usage, 3 something found wrong."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from flows.environment import prepare_environment
 
 __all__ = ["main"]
 
-_FAILED, _WRONG = 1, 3
+_FAILED, _WRONG, _INTERRUPTED = 1, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit:
         raise
     except KeyboardInterrupt:
-        _fail("interrupted; run again to go on", 130)
+        _fail("interrupted; run again to go on", _INTERRUPTED)
     except BaseException as error:
         if debug:
             raise
@@ -58,12 +59,15 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 
-def _fail(sentence: str, code: int) -> None:
+def _fail(sentence: str, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"racm3: {sentence}\n")
     sys.stderr.flush()
-    # threads of a failed run may still wait for a worker; nothing of theirs is published
-    os._exit(code) if code == 130 else sys.exit(code)
+    if code != _INTERRUPTED:  # threads of an interrupted run still wait for a worker
+        atexit._run_exitfuncs()  # Prefect's server and Ray are ended here
+    # Then leave at once: a thread of a C++ library that is still at work would abort the process
+    # ("terminate called without an active exception") and put its code in the place of ours.
+    os._exit(code)
 
 
 if __name__ == "__main__":

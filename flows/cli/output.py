@@ -17,6 +17,9 @@ from pipelines.lineage import Node
 
 __all__ = ["console", "print_json", "print_table", "print_trees", "use_store"]
 
+_UNCUT = 10_000
+"""Columns, where lines go to a file or a program."""
+
 
 def console() -> Console:
     """Standard output, as wide as the terminal; 120 columns where there is none."""
@@ -40,11 +43,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def print_trees(nodes: Sequence[Node]) -> None:
-    """Lineage as trees."""
+    """Lineage as trees; facts stand below their node, one a line."""
+    out = console() if sys.stdout.isatty() else Console(width=_UNCUT, highlight=False)
     for node in nodes:
         tree = Tree(_line(node))
         _grow(tree, node)
-        console().print(tree, soft_wrap=True)
+        out.print(tree, soft_wrap=True)
 
 
 def use_store(store: str | None) -> None:
@@ -54,13 +58,14 @@ def use_store(store: str | None) -> None:
 
 
 def _grow(tree: Tree, node: Node) -> None:
+    for name, value in _shown(node.facts).items():
+        tree.add(f"[dim]{escape(name)}: {escape(_cell(value))}[/dim]")
     for child in node.leads_to:
         _grow(tree.add(_line(child)), child)
 
 
 def _line(node: Node) -> str:
-    facts = ", ".join(f"{name}: {_cell(value)}" for name, value in _shown(node.facts).items())
-    return f"[bold]{escape(node.what)}[/bold] {escape(node.id)}  [dim]{escape(facts)}[/dim]"
+    return f"[bold]{escape(node.what)}[/bold] {escape(node.id)}"
 
 
 def _shown(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def _crons(given: list[str]) -> dict[str, str]:
     for text in given:
         flow, equals, schedule = text.partition("=")
         if not equals or flow not in FLOWS:
-            raise UsageError(f"--cron {text}: write it as flow=cron, flow one of {', '.join(FLOWS)}")
+            raise UsageError(
+                f"--cron {text}: write it as flow=cron, flow one of {', '.join(FLOWS)}"
+            )
         crons[flow] = schedule
     return crons

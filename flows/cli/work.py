@@ -72,7 +72,7 @@ def plan(
     sources = known_sources(opened, config, settings.cache)
     dag = dag_of(config, sources or as_selection([]), FetchSettings())
     planned = plan_of(dag, opened, sources_known=sources is not None)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"step": p.label, "flow": p.flow, "state": p.state, "artifact": p.artifact_id}
         | {"seconds": p.seconds}
         for p in planned

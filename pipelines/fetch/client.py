@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import socket
 import ssl
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPException
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urljoin
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -36,6 +34,14 @@ from urllib3.exceptions import (
 from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.response import HTTPResponse
 
+from pipelines.fetch.connect import (
+    Connect,
+    Deadline,
+    ExpiredError,
+    Resolver,
+    connection_to,
+    resolve_in_time,
+)
 from pipelines.fetch.consent import NO_SIGNAL, opt_out_signal
 from pipelines.fetch.outcomes import Fetched, Outcome, printable
 from pipelines.fetch.policy import FetchSettings, RefusedError, Target, check_addresses, check_url
@@ -63,9 +69,6 @@ _RECORDED = (
 _PIECE = 65_536
 _BIGGEST_RATIO = 100
 _PAUSE_SECONDS = 0.2
-
-Resolver = Callable[[str, int], Sequence[str]]
-"""(host, port) -> addresses; raises OSError."""
 
 
 def user_agent(settings: FetchSettings) -> str:
@@ -98,16 +101,12 @@ def fetch(url: str, settings: FetchSettings, *, resolver: Resolver = resolve) ->
     return fetched
 
 
-class _ExpiredError(Exception):
-    """The whole request has had its time."""
-
-
 class _Request:
     """One try: all hops of a link under one deadline."""
 
     def __init__(self, settings: FetchSettings, resolver: Resolver) -> None:
         self._settings, self._resolver = settings, resolver
-        self._deadline = _Deadline(settings.deadline)
+        self._deadline = Deadline(settings.deadline)
         self._done = Fetched(outcome=Outcome.NETWORK_ERROR)
 
     def run(self, url: str) -> Fetched:
@@ -124,7 +123,7 @@ class _Request:
                 return self._done.failed(self._outcome_of(error), _described(error))
 
     def _outcome_of(self, error: Exception) -> Outcome:
-        if self._deadline.expired or isinstance(error, _ExpiredError):
+        if self._deadline.expired or isinstance(error, ExpiredError):
             return Outcome.TIMEOUT
         for kinds, outcome in _OUTCOMES:
             if isinstance(error, kinds):
@@ -235,10 +234,8 @@ class _Request:
 
     def _connection(self, target: Target) -> HTTPConnection:
         addresses, port = self._addresses(target)
-        connect = _Connect(addresses, port, self._settings, self._deadline)
-        if target.scheme == "http":
-            return _Plain(target, connect)
-        return _Tls(target, connect)
+        connect = Connect(addresses, port, self._settings, self._deadline)
+        return connection_to(target, connect)
 
     def _addresses(self, target: Target) -> tuple[list[str], int]:
         """Checked addresses; those that the settings prescribe are taken as they are."""
@@ -246,117 +243,10 @@ class _Request:
             return [target.fixed[0]], target.fixed[1]
         limit = self._deadline.at_most(self._settings.connect_timeout)
         try:
-            found = _resolve_in_time(self._resolver, target.host, target.port, limit)
+            found = resolve_in_time(self._resolver, target.host, target.port, limit)
         except (OSError, UnicodeError) as error:
             raise RefusedError(Outcome.DNS_FAILED, f"{target.host}: {error}") from error
         return check_addresses(found), target.port
-
-
-class _Deadline:
-    """Shuts the socket of a request when the request has had its time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.expired = False
-        self._end = time.monotonic() + seconds
-        self._lock = threading.Lock()
-        self._guard: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self.release()
-
-    def guard(self, sock: socket.socket) -> None:
-        """Takes a second handle of a connection: TLS replaces the first one."""
-        with self._lock:
-            if not self.expired:
-                self._guard = sock.dup()
-        self.check()
-
-    def release(self) -> None:
-        """Lets go of the connection."""
-        with self._lock:
-            if self._guard is not None:
-                self._guard.close()
-                self._guard = None
-
-    def check(self) -> None:
-        """Raises `_ExpiredError` when the time is over."""
-        if self.expired or time.monotonic() >= self._end:
-            self.expired = True
-            raise _ExpiredError("the whole request took too long")
-
-    def at_most(self, seconds: float) -> float:
-        """So many seconds, or those that are left."""
-        self.check()
-        return max(0.001, min(seconds, self._end - time.monotonic()))
-
-    def _expire(self) -> None:
-        with self._lock:
-            self.expired = True
-            if self._guard is not None:
-                with contextlib.suppress(OSError):
-                    self._guard.shutdown(socket.SHUT_RDWR)
-
-
-class _Connect:
-    """Opens the socket of a hop to one of its checked addresses."""
-
-    def __init__(
-        self, addresses: list[str], port: int, settings: FetchSettings, deadline: _Deadline
-    ) -> None:
-        self._addresses, self._port = addresses, port
-        self._settings, self._deadline = settings, deadline
-
-    def __call__(self, connection: HTTPConnection) -> socket.socket:
-        problem: OSError | None = None
-        for address in self._addresses[:2]:
-            limit = self._deadline.at_most(self._settings.connect_timeout)
-            try:
-                sock = socket.create_connection((address, self._port), timeout=limit)
-            except OSError as error:
-                problem = error
-                continue
-            if sock.getpeername()[0] != address:
-                sock.close()
-                raise RefusedError(Outcome.REFUSED_ADDRESS, f"{address} led elsewhere")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(self._deadline.at_most(self._settings.read_timeout))
-            try:
-                self._deadline.guard(sock)
-            except _ExpiredError:
-                sock.close()
-                raise
-            return sock
-        if isinstance(problem, TimeoutError):
-            raise ConnectTimeoutError(connection, "connecting took too long")
-        raise NewConnectionError(connection, f"cannot connect: {problem}")
-
-
-class _Plain(HTTPConnection):
-    """HTTP to a checked address."""
-
-    def __init__(self, target: Target, connect: _Connect) -> None:
-        super().__init__(target.host, port=target.port)
-        self._checked_connect = connect
-
-    def _new_conn(self) -> socket.socket:
-        return self._checked_connect(self)
-
-
-class _Tls(HTTPSConnection):
-    """HTTPS to a checked address; the certificate must be that of the name in the link."""
-
-    def __init__(self, target: Target, connect: _Connect) -> None:
-        super().__init__(target.host, port=target.port, ssl_context=ssl.create_default_context())
-        self._checked_connect = connect
-
-    def _new_conn(self) -> socket.socket:
-        return self._checked_connect(self)
 
 
 _OUTCOMES: tuple[tuple[tuple[type[Exception], ...], Outcome], ...] = (
@@ -400,27 +290,3 @@ def _decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
     if not decoder.eof:
         raise zlib.error("the encoded body is cut short")
     return decoded
-
-
-def _resolve_in_time(resolver: Resolver, host: str, port: int, seconds: float) -> Sequence[str]:
-    """Looks a name up in a thread of its own: the system's resolver cannot be interrupted.
-
-    Raises:
-        OSError: when it fails, or takes longer.
-    """
-    answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            answers.put(resolver(host, port))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=look_up, name="resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError("looking the name up took too long") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer

@@ -64,7 +64,7 @@ def _compute(call: StageCall, store: Store, executor: Executor, run: RunContext)
     shutil.rmtree(store.local(_progress_key(call)), ignore_errors=True)
     output = Dataset.of(store.uri, published.ref)
     run.event("COMPLETE", call.label, {"inputs": _datasets(store, call), "outputs": [output]})
-    run.progress.finish(call.label, _summary(published))
+    run.progress.finish(call.label, _summary(call, published))
     return published
 
 
@@ -119,8 +119,10 @@ def _datasets(store: Store, call: StageCall) -> list[Dataset]:
     return [Dataset.of(store.uri, selection.ref) for selection in call.inputs.values()]
 
 
-def _summary(manifest: Manifest) -> str:
+def _summary(call: StageCall, manifest: Manifest) -> str:
     dropped = sum(manifest.dropped.values())
     text = f"{manifest.rows_out} rows" if manifest.rows_out else "done"
     text += f", {dropped} left behind" if dropped else ""
-    return f"{text}, {manifest.shards_executed} of {max(1, len(manifest.shards))} shards computed"
+    if isinstance(call.stage, FitStage):
+        return text
+    return f"{text}, {manifest.shards_executed} of {len(manifest.shards)} shards computed"

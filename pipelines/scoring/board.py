@@ -1,4 +1,4 @@
-"""The score table while it is being filled, and the slices of evaluation examples it has rows for."""
+"""The score table while it is filled, and the slices of evaluation examples that have rows."""
 
 from __future__ import annotations
 

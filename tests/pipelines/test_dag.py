@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.recipes import RECIPES, smoke
+from pipelines.config import deep_merge, validated
+from pipelines.dag import Dag, dag_of
+from pipelines.fetch.policy import FetchSettings
+from pipelines.plan import plan_of
+from pipelines.runtime.ledger import as_selection
+from pipelines.runtime.store import LocalStore
+
+FLOWS = ["ingest", "build_memory", "retrain", "evaluate"]
+
+
+def dag(**changes: object) -> Dag:
+    run = validated(deep_merge(smoke().model_dump(), changes), name="test")
+    return dag_of(run, as_selection([]), FetchSettings())
+
+
+def test_every_step_stands_after_what_it_needs() -> None:
+    seen: set[str] = set()
+    for step in dag().steps:
+        assert set(step.needs) <= seen, step.label
+        seen.add(step.label)
+
+
+def test_a_flow_needs_nothing_of_a_later_one() -> None:
+    steps = {step.label: step for step in dag().steps}
+    for step in steps.values():
+        for need in step.needs:
+            assert FLOWS.index(steps[need].flow) <= FLOWS.index(step.flow), (need, step.label)
+
+
+def test_references_are_told_apart() -> None:
+    for make in RECIPES.values():
+        steps = dag_of(make(), as_selection([]), FetchSettings()).steps
+        refs = [step.ref for step in steps]
+        assert len(set(refs)) == len(refs)
+        assert {"documents", "memory.restricted", "generator.ra", "scores", "report"} <= set(refs)
+
+
+def test_training_never_reads_the_extended_memory() -> None:
+    steps = {step.label: step for step in dag().steps}
+    waiting, seen = ["train_generator[ra]"], set[str]()
+    while waiting:
+        label = waiting.pop()
+        seen.add(label)
+        waiting += steps[label].needs
+    assert "build_memory[restricted]" in seen
+    assert "build_memory[extended]" not in seen
+
+
+def test_a_public_encoder_takes_the_place_of_ours() -> None:
+    labels = {step.label for step in dag(encoder=None).steps}
+    assert "train_encoder" not in labels
+    assert "train_scorer" in labels
+
+
+def test_a_plan_on_an_empty_store_lists_all_and_writes_nothing(tmp_path: Path) -> None:
+    steps = dag()
+    store = LocalStore(tmp_path)
+    planned = plan_of(steps, store, sources_known=False)
+    assert [p.label for p in planned] == [step.label for step in steps.steps]
+    assert {p.state for p in planned} == {"pending"}
+    assert list(tmp_path.iterdir()) == []
