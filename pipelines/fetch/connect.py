@@ -87,6 +87,7 @@ class Connect:
         self._settings, self._deadline = settings, deadline
 
     def __call__(self, connection: HTTPConnection) -> socket.socket:
+        """Connects; raises urllib3's errors, or `RefusedError` when it led elsewhere."""
         problem: OSError | None = None
         for address in self._addresses[:2]:
             limit = self._deadline.at_most(self._settings.connect_timeout)

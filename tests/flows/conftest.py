@@ -62,11 +62,13 @@ class Lab:
     def file(self) -> Path:
         return self.folder / "small.toml"
 
-    def racm3(self, *arguments: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def racm3(
+        self, *arguments: str, check: int | None = 0, executor: str = "ray"
+    ) -> subprocess.CompletedProcess[str]:
         """The command line in a process of its own."""
         done = subprocess.run(
             [sys.executable, "-m", "flows.cli.main", *arguments],
-            env=self.environment,
+            env=self.environment | {"RACM3_EXECUTOR": executor},
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -77,9 +79,9 @@ class Lab:
             assert done.returncode == check, done.stderr[-4000:]
         return done
 
-    def json(self, *arguments: str) -> Any:
+    def json(self, *arguments: str, executor: str = "ray") -> Any:
         """What a command prints with --json."""
-        return json.loads(self.racm3(*arguments, "--json").stdout)
+        return json.loads(self.racm3(*arguments, "--json", executor=executor).stdout)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,10 @@ from storage_schemas.manifest import Manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(300)]
 
-ADDED = ("ingest_metadata", "download_images", "normalize_images", "curate_documents")
-ADDED += ("embed_documents", "tokenize_images")  # type: ignore[assignment]
+ADDED = (
+    *("ingest_metadata", "download_images", "normalize_images", "curate_documents"),
+    *("embed_documents", "tokenize_images"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_a_second_run_reuses_everything(lab: Any, finished: Any) -> None:
 
 def test_the_plan_says_so(lab: Any, finished: Any) -> None:
     steps = lab.json("plan", str(lab.file))["steps"]
-    assert {step["label" if "label" in step else "step"]: step["state"] for step in steps} == (
+    assert {step["step"]: step["state"] for step in steps} == (
         dict.fromkeys(finished["artifacts"], "reused")
     )
     changed = lab.json("plan", str(lab.file), "--set", "generators.ra.fit.learning_rate=0.001")
@@ -166,6 +168,20 @@ def test_one_more_file_costs_one_shard(lab: Any, made: dict[str, Manifest]) -> N
     assert larger.rows_out > smaller.rows_out
 
 
+def test_retraining_goes_against_what_is_there(lab: Any, made: dict[str, Manifest]) -> None:
+    memory = made["build_memory[restricted]"].artifact_id
+    arguments = ("--flow", "retrain", "--set", "generators.ra.fit.steps=5")
+    arguments += ("--artifact", f"memory.restricted={memory}")
+    again = lab.json("run", str(lab.file), *arguments, executor="local")["artifacts"]
+    for label in (
+        "retrieve_contexts[train]",
+        "assemble_examples[train]",
+        "train_generator[vanilla]",
+    ):
+        assert again[label] == made[label].artifact_id
+    assert again["train_generator[ra]"] != made["train_generator[ra]"].artifact_id
+
+
 def test_a_dropped_row_says_why(lab: Any, finished: Any) -> None:
     node = lab.json("lineage", "http://emoji.invalid/twemoji/nothing-here.png")[0]
     assert node["leads_to"][0]["facts"]["outcome"] == "http_error"
@@ -189,12 +205,11 @@ def test_a_dead_network_publishes_nothing(lab: Any, finished: Any) -> None:
     dead = lab.folder / "dead.parquet"
     pq.write_table(pa.table({"URL": ["http://emoji.invalid/no/no.png"], "TEXT": ["x"]}), dead)
     other = lab.folder / "dead.toml"
-    other.write_text(
-        lab.file.read_text() + f'[[sources]]\nname = "dead"\npaths = ["{dead}"]\nrole = "train"\n'
-    )
+    own = lab.file.read_text().split("[[sources]]")[0]
+    other.write_text(own + f'[[sources]]\nname = "dead"\npaths = ["{dead}"]\nrole = "train"\n')
     before = len(manifests(LocalStore(lab.store), "images"))
     arguments = ("run", str(other), "--flow", "ingest", "--set", "namespace=dead")
-    done = lab.racm3(*arguments, check=1)
+    done = lab.racm3(*arguments, check=1, executor="local")
     last = done.stderr.strip().splitlines()[-1]
     assert "source dead: all images failed (most often: http_error)" in last
     assert "Traceback" not in done.stderr
