@@ -66,6 +66,16 @@ _EMOJI_SIZES: dict[str, Any] = {
 }
 
 
+_SPANS = {
+    "none": 0.5,
+    "uniform_spans": 0.1,
+    "whole_caption": 0.2,
+    "whole_image": 0.1,
+    "image_span": 0.1,
+}
+"""More of what the score table asks (images in causal order, whole captions) than the default."""
+
+
 def smoke() -> RunConfig:
     """The whole DAG of RA-CM3 (arXiv:2211.12561) on about 200 emoji concepts, models untrained.
 
@@ -79,8 +89,8 @@ def emoji() -> RunConfig:
     """RA-CM3 (arXiv:2211.12561) in small: emoji in two drawings, against vanilla CM3.
 
     Cost: about a quarter of an hour on two cores. Command: `racm3 run emoji`. Both generators are
-    trained on the same examples for the same FLOPs, contexts counted. Expected: image perplexity of
-    held-out documents 10 % or more below vanilla's, unseen flags likewise.
+    trained on the same examples for the same FLOPs, contexts counted. What was measured:
+    `docs/experiments.md`.
     """
     return _emoji_like("emoji", _EMOJI_SIZES)
 
@@ -112,7 +122,11 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
             "ra": _generator(sizes, max_k=2),
             "vanilla": _generator(sizes, max_k=0),
         },
-        "generate": {"model": "", "prompts_per_group": sizes["prompts_per_group"]},
+        "generate": {
+            "model": "",
+            "prompts_per_group": sizes["prompts_per_group"],
+            "images": {"temperature": 1.0, "top_p": 0.9},
+        },
         "score": {"resamples": sizes["resamples"]},
         "report": {"title": f"RA-CM3: {namespace}"},
     }
@@ -121,8 +135,8 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
 
 def _retriever(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What retrieves: whitened bags of word pieces, and an image tower that learns to meet them."""
-    shape = {"image_tower": "resnet", "image_width": 16, "image_layers": 1, "embed_dim": 64}
-    own = {"shape": shape | {"text_width": 64}, "text_tower": "bag", "seed": 1}
+    shape = {"image_tower": "resnet", "image_width": 16, "image_layers": 1, "embed_dim": 128}
+    own = {"shape": shape | {"text_width": 128}, "text_tower": "bag", "seed": 1}
     return {"training": own | _clip_schedule(sizes, sizes["encoder_steps"])}
 
 
@@ -183,6 +197,8 @@ def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
             "max_k": max_k,
             "alpha": 0.3,
             "shuffle_contexts": False,
+            "query_probability_text": 0.75,
+            "spans": _SPANS,
             "group_weights": {"flags": 2.0},
             "max_text_tokens": sizes["max_text_tokens"],
             "max_length": 512,

@@ -15,7 +15,7 @@ from pipelines.report.model import StageRow
 
 __all__ = ["Arrow", "Box", "Diagram", "implied_edges", "lay_out", "layers_of"]
 
-BOX_WIDTH, BOX_HEIGHT = 214, 62
+BOX_WIDTH, BOX_HEIGHT = 214, 76
 _GAP_X, _GAP_Y, _MARGIN, _POINT_WIDTH, _SWEEPS = 22, 44, 12, 10, 24
 
 Edge = tuple[str, str]
@@ -28,6 +28,16 @@ class Box:
     stage: StageRow
     x: float
     y: float
+
+    @property
+    def name(self) -> str:
+        """Of the stage."""
+        return self.stage.label.partition("[")[0]
+
+    @property
+    def variant(self) -> str:
+        """Which of the stage's calls it is; the kind it makes where there is only one."""
+        return self.stage.label.partition("[")[2].removesuffix("]") or self.stage.kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +56,8 @@ class Diagram:
 
     width: float
     height: float
+    box_width: int
+    box_height: int
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
 
@@ -105,7 +117,14 @@ def lay_out(stages: Sequence[StageRow]) -> Diagram:
     arrows = [
         Arrow(source=way[0], target=way[-1], path=_path([places[p] for p in way])) for way in ways
     ]
-    return Diagram(width=width, height=max(height, 0), boxes=tuple(boxes), arrows=tuple(arrows))
+    return Diagram(
+        width=width,
+        height=max(height, 0),
+        box_width=BOX_WIDTH,
+        box_height=BOX_HEIGHT,
+        boxes=tuple(boxes),
+        arrows=tuple(arrows),
+    )
 
 
 def _with_points(

@@ -50,6 +50,9 @@ class Cell:
     n: int = 0
     """Printed where it is not that of the line."""
     best: bool = False
+    """Of the generators in its line."""
+    verdict: str = ""
+    """better or worse than no difference, where the interval excludes it; empty: it does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +116,8 @@ def number(value: float) -> str:
     if size and (size < 1e-3 or size >= 1e6):
         text = f"{value:.2e}"
     else:
-        places = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+        limits = (1000, 100, 10, 0.1)
+        places = next((n for n, limit in enumerate(limits) if size >= limit), 4)
         text = f"{value:,.{places}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -162,28 +166,41 @@ def _percent(row: ScoreRow | None) -> Cell | None:
     def change(ratio: float) -> str:
         return f"{100 * (ratio - 1):+.1f}".replace("-", "\N{MINUS SIGN}")
 
-    inside = row.low is None or row.high is None or row.low <= 1 <= row.high
     interval = "" if row.low is None or row.high is None else (
         f"{change(row.low)} to {change(row.high)} %"
     )  # fmt: skip
-    return Cell(text=f"{change(row.value)} %", interval=interval, n=row.n, best=not inside)
+    return Cell(
+        text=f"{change(row.value)} %",
+        interval=interval,
+        n=row.n,
+        verdict=_verdict(row, 1, higher=False),
+    )
 
 
 def _times(row: ScoreRow | None) -> Cell | None:
     if row is None:
         return None
-    inside = row.low is None or row.high is None or row.low <= 1 <= row.high
     ends = "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}"
-    return Cell(text=f"{row.value:.2f} ×", interval=ends, n=row.n, best=not inside)
+    return Cell(
+        text=f"{row.value:.2f} ×", interval=ends, n=row.n, verdict=_verdict(row, 1, higher=True)
+    )
 
 
 def _signed(row: ScoreRow | None) -> Cell | None:
     if row is None:
         return None
-    inside = row.low is None or row.high is None or row.low <= 0 <= row.high
     return Cell(
-        text=number(row.value), interval=_interval(row.low, row.high), n=row.n, best=not inside
+        text=number(row.value),
+        interval=_interval(row.low, row.high),
+        n=row.n,
+        verdict=_verdict(row, 0, higher=False),
     )
+
+
+def _verdict(row: ScoreRow, nothing: float, *, higher: bool) -> str:
+    if row.low is None or row.high is None or row.low <= nothing <= row.high:
+        return ""
+    return "better" if (row.low > nothing) == higher else "worse"
 
 
 def _slice_order(place: tuple[str, str, str]) -> tuple[bool, str, bool, bool, str, str]:
@@ -256,11 +273,16 @@ def _line(
     )
 
 
-def _column_order(report: Report, column: tuple[str, int, str]) -> tuple[int, str, bool, int, str]:
+def _column_order(report: Report, column: tuple[str, int, str]) -> tuple[int, bool, int, str, str]:
+    """The focus as it is meant to be used, the baseline, the focus otherwise, all others."""
     model, k, memory = column
-    names = [report.focus, report.baseline, *(m.name for m in report.models)]
-    rank = names.index(model) if model in names else len(names)
-    return rank, model, memory == WRONG, -k, memory
+    most = max((m.max_k for m in report.models if m.name == report.focus), default=0)
+    if model == report.focus:
+        rank = 0 if k == most and memory != WRONG else 2
+    else:
+        names = [m.name for m in report.models]
+        rank = 1 if model == report.baseline else 3 + (model not in names)
+    return rank, memory == WRONG, -k, model, memory
 
 
 def _column_title(column: tuple[str, int, str], learned: set[str]) -> tuple[str, str]:
