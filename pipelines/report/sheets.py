@@ -25,7 +25,7 @@ LARGEST_SIDE = 192
 REST = "rest"
 
 Column = tuple[str, str]
-"""(model, memory); memory is empty where none was asked."""
+"""(model, memory), as the inputs are named."""
 
 
 def picture(data: bytes | None) -> str | None:
@@ -109,9 +109,12 @@ def make_sheet(
                 answers=tuple(generation_of(row) if row else None for row in rows),
             )
         )
-    several = len({memory for _, memory in columns if memory}) > 1
+    memories = {c: any(row["memory"] for row in rows.values()) for c, rows in columns.items()}
+    several = sum(memories.values()) > 1
     titles = [
-        f"{model_title(model)}, {memory}" if several and memory else model_title(model)
+        f"{model_title(model)}, {memory}"
+        if several and memories[model, memory]
+        else model_title(model)
         for model, memory in columns
     ]
     return Sheet(

@@ -39,6 +39,8 @@ _METRICS: dict[tuple[str, str], tuple[str, bool]] = {
 """Title and whether higher is better; the order is that of the rows."""
 _PAIRED = ("perplexity_ratio", "nll_difference", "token_accuracy_ratio")
 WRONG = "wrong"
+FAMILIAR = "familiar"
+"""The set whose whole is the question; other sets are asked part by part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,8 @@ class Headline:
 
     title: str
     memory: str
+    first: bool
+    """Whether it has a tile of its own, above the table."""
     n: int
     image: Cell | None
     """Change of image perplexity in percent."""
@@ -111,14 +115,11 @@ def slice_title(name: str, group: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three or four digits that matter, with a real minus sign."""
+    """Three or four digits that matter, four decimals at most, with a real minus sign."""
     size = abs(value)
-    if size and (size < 1e-3 or size >= 1e6):
-        text = f"{value:.2e}"
-    else:
-        limits = (1000, 100, 10, 0.1)
-        places = next((n for n, limit in enumerate(limits) if size >= limit), 4)
-        text = f"{value:,.{places}f}"
+    limits = (1000, 100, 10, 0.1)
+    places = next((n for n, limit in enumerate(limits) if size >= limit), 4)
+    text = f"{value:.2e}" if size >= 1e6 else f"{value:,.{places}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -137,6 +138,7 @@ def headlines(report: Report) -> tuple[Headline, ...]:
         if r.model == report.focus and r.metric in _PAIRED
     }
     places = dict.fromkeys((r.set, r.group, r.memory) for r in report.scores)
+    parted = {name for name, group, _ in places if group}
     found = []
     for name, group, memory in sorted(places, key=_slice_order):
         cells = {k[3:]: r for k, r in rows.items() if k[:3] == (name, group, memory)}
@@ -148,6 +150,7 @@ def headlines(report: Report) -> tuple[Headline, ...]:
             Headline(
                 title=slice_title(name, group),
                 memory=memory,
+                first=(group == "") == (name == FAMILIAR or name not in parted),
                 n=shown.n,
                 image=_percent(image),
                 difference=_signed(cells.get(("nll_difference", "image"))),
@@ -204,8 +207,10 @@ def _verdict(row: ScoreRow, nothing: float, *, higher: bool) -> str:
 
 
 def _slice_order(place: tuple[str, str, str]) -> tuple[bool, str, bool, bool, str, str]:
+    """`familiar` first, as a whole and then in parts; other sets in parts, then as a whole."""
     name, group, memory = place
-    return name != "familiar", name, group == "", group == "rest", group, memory
+    familiar = name == FAMILIAR
+    return not familiar, name, (group == "") != familiar, group == "rest", group, memory
 
 
 # --- one table a slice ----------------------------------------------------------------------

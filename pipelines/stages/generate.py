@@ -73,7 +73,7 @@ class Generate(ShardStage[Config]):
     def plan(self, config: Config, inputs: Inputs, reader: Reader) -> list[ShardPlan]:
         """Chooses the prompts over all shards, then cuts them into pieces."""
         shards = inputs["examples"].tables("examples")
-        columns = ["example_id", "set", "group"]
+        columns = ["example_id", "document_id", "set", "group"]
         rows = [
             (i, row) for i, s in enumerate(shards) for row in reader.table(s, columns).to_pylist()
         ]
@@ -112,11 +112,11 @@ class Generate(ShardStage[Config]):
 def _choose(
     rows: list[tuple[int, dict[str, Any]]], limit: int | None
 ) -> list[tuple[int, dict[str, Any]]]:
-    """At most `limit` of each (set, group), the same whatever the shards are."""
+    """At most `limit` of each (set, group), the same documents whatever shards and memory are."""
     if limit is None:
         return rows
     groups: dict[tuple[Any, Any], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for index, row in sorted(rows, key=lambda item: item[1]["example_id"]):
+    for index, row in sorted(rows, key=lambda item: item[1]["document_id"]):
         groups[row["set"], row["group"]].append((index, row))
     return [item for members in groups.values() for item in members[:limit]]
 

@@ -186,9 +186,11 @@ class _Work:
             ids = {row["prompt_id"] for row in rows}
             present = {c: r for c, r in columns.items() if ids & r.keys()}
             shown_as = REST if not group and name in sets_with_groups else group
-            prompts = choose_prompts(rows, count)
+            # side by side needs prompts that every column answered; they lead where there are any
+            common = ids.intersection(*(r.keys() for r in present.values())) or ids
+            prompts = choose_prompts([row for row in rows if row["prompt_id"] in common], count)
             if prompts:
-                planned.append((task, (name, shown_as), prompts, present, len(ids)))
+                planned.append((task, (name, shown_as), prompts, present, len(common)))
         return planned
 
     def _columns(self) -> list[tuple[str, str]]:

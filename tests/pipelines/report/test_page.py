@@ -23,9 +23,14 @@ ATTACKS = [
     "<meta http-equiv=refresh content='0;url=http://evil.invalid'>",
 ]
 TAGS = set(
-    "html head meta title style body header main footer nav section h1 h2 h3 p a div span dl dt dd "
-    "table thead tbody tr th td ol ul li sup code pre details summary figure figcaption br img "
-    "svg g defs marker path rect line polyline text strong".split()
+    re.findall(
+        r"\w+",
+        """
+        html head meta title style body header main footer nav section h1 h2 h3 p a div span dl dt
+        dd table thead tbody tr th td ol ul li sup code pre details summary figure figcaption br img
+        svg g defs marker path rect line polyline text strong
+        """,
+    )
 )
 
 
@@ -71,7 +76,7 @@ def test_hostile_captions_and_links_stay_text(made: Any, attack: str) -> None:
     harmless = Page(render(made.report()))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in harmless.tags]
     assert "49" not in {word.strip() for word in page.words}
-    assert attack.split("http")[0] in "".join(page.words)
+    assert attack.split("http", maxsplit=1)[0] in "".join(page.words)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

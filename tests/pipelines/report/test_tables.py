@@ -65,6 +65,22 @@ def test_slices_stand_in_reading_order(made: Any) -> None:
     assert titles == ["familiar", "unseen: flags", "unseen: the rest", "unseen"]
 
 
+def test_the_first_rows_are_familiar_whole_and_the_parts_of_other_sets(made: Any) -> None:
+    places = [
+        ("unseen", ""),
+        ("unseen", "flags"),
+        ("familiar", ""),
+        ("familiar", "flags"),
+        ("a", ""),
+    ]
+    rows = tuple(
+        made.score("perplexity_ratio", "ra", 0.9, set=s, group=g, memory="m") for s, g in places
+    )
+    found = headlines(replace(made.report(), scores=rows))
+    assert [row.title for row in found if row.first] == ["familiar", "a", "unseen: flags"]
+    assert len(found) == len(places)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -73,6 +89,7 @@ def test_slices_stand_in_reading_order(made: Any) -> None:
         (31.2, "31.20"),
         (12345.6, "12,346"),
         (2e9, "2.00e+09"),
+        (4.7e-4, "0.0005"),
     ],
 )
 def test_numbers(value: float, text: str) -> None:

@@ -380,11 +380,25 @@ def test_seeds_do_not_depend_on_the_model(world, generations):
     assert seeds[0] == seeds[1]
 
 
-def test_prompts_are_chosen_by_group_whatever_the_shards():
-    rows = [(n % 3, {"example_id": f"{n:02d}", "set": "s", "group": "ab"[n % 2]}) for n in range(9)]
-    chosen = generate._choose(rows, 2)
-    assert sorted(r["example_id"] for _, r in chosen) == ["00", "01", "02", "03"]
-    assert generate._choose(rows, None) == rows
+def test_prompts_are_chosen_by_document_whatever_the_shards_and_the_memory():
+    def rows(memory, shards):
+        return [
+            (
+                n % shards,
+                {
+                    "example_id": f"{(7 * n + memory) % 9}",
+                    "document_id": f"{n:02d}",
+                    "set": "s",
+                    "group": "ab"[n % 2],
+                },
+            )
+            for n in range(9)
+        ]
+
+    for memory, shards in ((0, 3), (4, 2)):
+        chosen = generate._choose(rows(memory, shards), 2)
+        assert sorted(r["document_id"] for _, r in chosen) == ["00", "01", "02", "03"]
+    assert generate._choose(rows(0, 3), None) == rows(0, 3)
 
 
 def test_the_score_table_has_every_row_that_was_asked_for(world, generators, generations):
