@@ -9,6 +9,7 @@ a body that drip in byte by byte hold a thread.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import socket
 import ssl
@@ -16,7 +17,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from http.client import HTTPException
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urljoin
@@ -125,10 +125,11 @@ class _Request:
     def _outcome_of(self, error: Exception) -> Outcome:
         if self._deadline.expired or isinstance(error, ExpiredError):
             return Outcome.TIMEOUT
+        cause = _cause(error)
         for kinds, outcome in _OUTCOMES:
-            if isinstance(error, kinds):
+            if isinstance(cause, kinds):
                 return outcome
-        if not isinstance(error, OSError | HTTPError | HTTPException | ValueError):
+        if not isinstance(error, OSError | HTTPError | http.client.HTTPException | ValueError):
             _log.warning("fetching failed in an unforeseen way: %r", error)
         return Outcome.NETWORK_ERROR
 
@@ -250,19 +251,27 @@ class _Request:
 
 
 _OUTCOMES: tuple[tuple[tuple[type[Exception], ...], Outcome], ...] = (
-    ((ConnectTimeoutError,), Outcome.TIMEOUT),
     ((NewConnectionError, UrllibSSLError, ssl.SSLError), Outcome.CONNECT_FAILED),
+    ((ConnectTimeoutError,), Outcome.TIMEOUT),  # the base of NewConnectionError
     ((ReadTimeoutError, TimeoutError), Outcome.TIMEOUT),
-    ((IncompleteRead, InvalidChunkLength), Outcome.TRUNCATED),
+    ((IncompleteRead, InvalidChunkLength, http.client.IncompleteRead), Outcome.TRUNCATED),
     ((zlib.error,), Outcome.TRUNCATED),
 )
 
 
+def _cause(error: Exception) -> Exception:
+    """What urllib3 wrapped in a `ProtocolError`, or the error itself."""
+    inner = error.args[1] if isinstance(error, ProtocolError) and len(error.args) > 1 else None
+    return inner if isinstance(inner, Exception) else error
+
+
 def _described(error: Exception) -> str:
-    """Kind and message of an error, without object addresses."""
-    if isinstance(error, ProtocolError) and len(error.args) > 1:
-        error = error.args[1] if isinstance(error.args[1], Exception) else error
-    return f"{type(error).__name__}: {error}"
+    """Kind and message of an error."""
+    cause = _cause(error)
+    said = str(cause)
+    if isinstance(cause, NewConnectionError):
+        said = said.split(": ", 1)[-1]  # without the connection's own description
+    return f"{type(cause).__name__}: {said}"
 
 
 def _location_text(location: str) -> str:

@@ -54,18 +54,11 @@ _REFUSED_V4 = tuple(
 _UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
-_TEREDO = ipaddress.IPv6Network("2001::/32")
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _REFUSED_V6 = tuple(  # inside 2000::/3; everything outside of it is refused, but NAT64 and mapped
     ipaddress.IPv6Network(network)
     for network in (
-        "2001:1::/32",  # anycast services
-        "2001:2::/48",  # benchmarks
-        "2001:3::/32",  # AMT
-        "2001:4:112::/48",  # AS112
-        "2001:10::/28",  # ORCHID
-        "2001:20::/28",  # ORCHIDv2
-        "2001:30::/28",  # drone identifiers
+        "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID, anycast services
         "2001:db8::/32",  # documentation
         "2620:4f:8000::/48",  # AS112
         "3fff::/20",  # documentation
@@ -151,8 +144,6 @@ def check_url(url: str, settings: FetchSettings) -> Target:
     _check_spelling(url)
     parsed = _parse(url)
     scheme = str(parsed.scheme)
-    if parsed.auth is not None:
-        raise RefusedError(Outcome.REFUSED_URL, "it carries user information")
     host = _checked_host(parsed.host)
     port = parsed.port or _DEFAULT_PORTS[scheme]
     path = parsed.request_uri
@@ -195,8 +186,12 @@ def _check_spelling(url: str) -> None:
         raise RefusedError(Outcome.REFUSED_SCHEME, f"scheme {named} is neither http nor https")
     if any(ord(char) <= 0x20 or 0x7F <= ord(char) <= 0xA0 or char == "\\" for char in url):
         raise RefusedError(Outcome.REFUSED_URL, "it holds a control character, space or backslash")
-    if not url[scheme.end() :].startswith("//"):
+    rest = url[scheme.end() :]
+    if not rest.startswith("//"):
         raise RefusedError(Outcome.REFUSED_URL, "no host follows the scheme")
+    authority = re.split(r"[/?#]", rest[2:], maxsplit=1)[0]
+    if "@" in authority or "%" in authority:
+        raise RefusedError(Outcome.REFUSED_URL, "user information or an escape stands by the host")
 
 
 def _parse(url: str) -> Url:
@@ -288,8 +283,4 @@ def _inner_addresses(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Addre
         return [low]
     if address in _SIX_TO_FOUR:
         return [ipaddress.IPv4Address((number >> 80) & 0xFFFFFFFF)]
-    if address in _TEREDO:
-        server = ipaddress.IPv4Address((number >> 64) & 0xFFFFFFFF)
-        client = ipaddress.IPv4Address((number & 0xFFFFFFFF) ^ 0xFFFFFFFF)
-        return [server, client]
     return []
