@@ -140,8 +140,8 @@ def normalize(data: bytes, options: NormalizeOptions) -> Normalized:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata is no news
         image = _open(data, kind)
-        mode, frames = image.mode, _frames(image)
         _check_size(image.size, options)
+        mode, frames = image.mode, _frames(image)
         turn = _TRANSPOSITIONS.get(_orientation(image))
         _load(image)
         rgb = _to_rgb(image)
