@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import Annotated, Any, Literal
 
 import typer
@@ -39,7 +41,8 @@ def run(
     config = _load(name, file, changes)
     named = _named(artifact or [], flow)
     started = time.monotonic()
-    with MemoryWatch() as memory, watcher() as progress:
+    # what libraries print (Ray does, when a worker dies) stays out of what we print
+    with redirect_stdout(sys.stderr), MemoryWatch() as memory, watcher() as progress:
         token = WATCHER.set(progress)
         try:
             made = _flow(flow)(config, **({"artifacts": named} if named else {}))
@@ -115,6 +118,9 @@ def _flow(name: str) -> Callable[..., Mapping[str, str]]:
     """The Prefect flow of that name; imported late, Prefect takes seconds."""
     from importlib import import_module
 
+    from flows.prefect_server import tie_server
+
+    tie_server()
     found: Callable[..., Mapping[str, str]] = getattr(import_module(f"flows.{name}"), name)
     return found
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipelines.errors import PipelineError, PoisonedShards
@@ -17,6 +18,7 @@ from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.receipts import read_receipt, write_receipt
 from pipelines.runtime.stage import ShardFunction, ShardPlan, ShardStage, StageConfig
 from pipelines.runtime.store import Store, open_store
+from pipelines.runtime.sweep import owner_is_alive
 from storage_schemas.manifest import Receipt, Shard
 from storage_schemas.parquet import encode_shard, row_digest
 from storage_schemas.schema import rows_by_outcome
@@ -33,12 +35,14 @@ class _ShardWork:
     config: StageConfig
     whole: Mapping[str, Selection]
     store_uri: str
+    run_folder: Path
+    """Of the run that asks."""
 
     def __call__(self) -> Callable[[tuple[str, ShardPlan]], Receipt]:
         store = open_store(self.store_uri)
         reader = Reader(store)
         function = self.stage.build(self.config, self.whole, reader)
-        return partial(_run_shard, self.stage, function, store, reader)
+        return partial(_run_shard, self.stage, function, store, reader, self.run_folder)
 
 
 def _run_shard(
@@ -46,12 +50,16 @@ def _run_shard(
     function: ShardFunction,
     store: Store,
     reader: Reader,
+    run_folder: Path,
     item: tuple[str, ShardPlan],
 ) -> Receipt:
     """One shard, from reading to its receipt; safe to repeat.
 
+    A worker outlives its driver by a moment, and not all that the driver lent it (the demo's image
+    host): what ends in that moment is not acknowledged.
+
     Raises:
-        PipelineError: when rows were lost or invented: no receipt is written.
+        PipelineError: when rows were lost or invented, or the run has ended: no receipt is written.
     """
     shard_key, plan = item
     output = function(plan, reader)
@@ -86,6 +94,11 @@ def _run_shard(
         dropped=dict(sorted(dropped.items())),
         counts=dict(output.counts),
     )
+    if not owner_is_alive(run_folder):
+        raise PipelineError(
+            f"stage {stage.name}: shard {shard_key[:12]} came too late, its run has ended; "
+            "run again: it is done anew"
+        )
     return write_receipt(store, receipt)
 
 
@@ -110,7 +123,13 @@ def execute_shards(
         finished += 1
         run.progress.advance(call.label, finished, len(plans))
 
-    work = _ShardWork(stage=stage, config=call.config, whole=whole, store_uri=store.uri)
+    work = _ShardWork(
+        stage=stage,
+        config=call.config,
+        whole=whole,
+        store_uri=store.uri,
+        run_folder=run.folder,
+    )
     outcomes = executor.map(work, todo, done=done, gpu=stage.gpu, deadline=stage.deadline)
     receipts |= {o.result.shard_key: o.result for o in outcomes if o.result is not None}
     poisoned = [

@@ -19,6 +19,9 @@ from pipelines.runtime.store import WRITES, Store, writer_of
 
 __all__ = ["owner_is_alive", "sweep_staging", "this_process"]
 
+_ENDED = frozenset("ZXx")
+"""States of a process that only waits for its parent, in `/proc/<pid>/stat`."""
+
 
 def this_process() -> dict[str, Any]:
     """What tells this process from every other one, on this machine and since its start."""
@@ -74,11 +77,13 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot; None when it does not run.
+    """When a process started, in clock ticks since boot; None when it does not run any more.
 
-    A process id is used again; together with this it is not.
+    A process id is used again; together with this it is not. One that ended and that its parent
+    has not asked after yet still has its entry, but does not run.
     """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in _ENDED else fields[18]
+    except (OSError, ValueError, IndexError):
         return None

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,20 +31,18 @@ def test_a_wrong_request_is_one_sentence(lab: Any, arguments: tuple[str, ...], s
     assert done.stderr.startswith("racm3: ")
 
 
+@pytest.mark.prefect
+@pytest.mark.timeout(180)
 def test_a_file_without_links_is_refused(lab: Any, tmp_path: Path) -> None:
     pq.write_table(pa.table({"TEXT": ["x"]}), tmp_path / "a.parquet")
     file = tmp_path / "mine.toml"
     file.write_text(
-        'extends = "smoke"\nnamespace = "mine"\n[[sources]]\nname = "x"\n'
-        'paths = ["a.parquet"]\nrole = "train"\n'
+        'extends = "smoke"\nnamespace = "mine"\ncorpus = false\nmemories.extended = false\n'
+        'sources = [{ name = "x", paths = ["a.parquet"], role = "train" }]\n'
+        "ingest.split.x = { validation = 0.1, evaluation = 0.1 }\n"
     )
-    store = tmp_path / "store"
-    done = lab.racm3(
-        "run", str(file), "--store", str(store), "--flow", "ingest", "--set", "corpus.flags=4",
-        check=None, executor="local",
-    )  # fmt: skip
-    assert done.returncode in (1, 2)
-    assert "url" in done.stderr.lower()
+    done = lab.racm3("run", str(file), "--store", str(tmp_path / "store"), check=2)
+    assert "a.parquet has no column that is known to hold the url" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -61,3 +64,47 @@ def test_the_backport_that_breaks_prefect_is_refused(
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.6")
     with pytest.raises(UsageError, match="pip uninstall -y dataclasses"):
         prepare_environment()
+
+
+def test_what_libraries_print_stays_out_of_the_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from flows.cli import work
+
+    def noisy(_: Any) -> dict[str, str]:
+        sys.stdout.write("(raylet) A worker died or was killed\n")
+        return {"run_id": "one"}
+
+    monkeypatch.setenv("RACM3_STORE", "")
+    monkeypatch.setattr(work, "_flow", lambda _: noisy)
+    work.run("smoke", store=str(tmp_path), as_json=True)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["run_id"] == "one"
+    assert "(raylet) A worker died" in printed.err
+
+
+@pytest.mark.prefect
+def test_a_killed_driver_leaves_no_prefect_server(lab: Any) -> None:
+    code = """
+        import time
+        from flows.environment import prepare_environment
+        prepare_environment()
+        from flows.prefect_server import tie_server
+        tie_server()
+        from prefect.server.api.server import SubprocessASGIServer
+        server = SubprocessASGIServer()  # as Prefect's client takes it
+        server.port = server.find_available_port()
+        print(server._run_uvicorn_command().pid, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], env=lab.environment, stdout=subprocess.PIPE
+    ) as driver:
+        assert driver.stdout is not None
+        server = psutil.Process(int(driver.stdout.readline()))
+        assert server.is_running()
+        assert server.ppid() == driver.pid
+        children = psutil.Process(driver.pid).children()
+        driver.kill()
+    _, alive = psutil.wait_procs([server, *children], timeout=30)
+    assert alive == []

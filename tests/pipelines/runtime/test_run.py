@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from pipelines.errors import PipelineError, PoisonedShards
 from pipelines.runtime.context import start_run
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.run import StageCall, run_stage
+from pipelines.runtime.sweep import this_process
 
 
 @pytest.fixture
@@ -78,6 +82,22 @@ def test_lost_rows_publish_nothing(do, store):
     assert "read 6 rows but accounts for 5" in str(error)
     assert all("/data/" in key for key in store.list("image_tokens"))
     assert store.list("_receipts") == []
+
+
+def test_what_ends_after_its_driver_was_killed_is_not_acknowledged(do, store, run):
+    with subprocess.Popen(["sleep", "60"]) as driver:
+        ticks = Path(f"/proc/{driver.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        owner = this_process() | {"pid": driver.pid, "started": ticks}
+        (run.folder / "owner.json").write_text(json.dumps(owner))
+        manifest, _ = do(["a"])
+        assert manifest.shards_executed == 1
+        driver.kill()
+        os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)  # ended; its parent lets it lie
+        error, ran = do(["a", "b"])
+        assert isinstance(error, PoisonedShards)
+        assert "its run has ended" in str(error)
+        assert set(ran) == {"b"}
+        assert len(store.list("_receipts")) == 1
 
 
 @pytest.mark.parametrize("what", ["receipt", "data", "gone"])
