@@ -7,11 +7,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import UsageError
 from pipelines.runtime.stage import StageConfig
-from pipelines.sources.emoji_splits import EmojiSplitConfig
+from pipelines.sources.emoji_splits import SOURCES, EmojiSplitConfig
 from pipelines.stages.assemble_examples import Config as AssembleExamplesConfig
 from pipelines.stages.build_memory import Config as BuildMemoryConfig
 from pipelines.stages.curate_documents import Config as CurateDocumentsConfig
@@ -62,7 +62,11 @@ class MemoryConfig(StageConfig):
 
 
 class RunConfig(StageConfig):
-    """A complete run."""
+    """A complete run.
+
+    TOML has no word for none: `corpus = false` and `encoder = false` stand for it, and `false` in
+    place of a memory or a generator takes it out of the recipe that the file extends.
+    """
 
     namespace: str = Field(description="of the source ledger and the references")
     corpus: EmojiSplitConfig | None = Field(
@@ -101,15 +105,72 @@ class RunConfig(StageConfig):
     generators: dict[str, TrainGeneratorConfig] = Field(
         description="by name; those with `stream.max_k` = 0 read no contexts"
     )
-    generate: GenerateConfig = GenerateConfig(model="", memory=None)
+    generate: GenerateConfig = GenerateConfig()
     score: ScoreGenerationsConfig = ScoreGenerationsConfig()
     report: WriteReportConfig = WriteReportConfig()
     assemble: AssembleExamplesConfig = AssembleExamplesConfig()
+
+    @field_validator("corpus", "encoder", mode="before")
+    @classmethod
+    def _false_is_none(cls, value: Any) -> Any:
+        return None if value is False else value
+
+    @field_validator("memories", "generators", mode="before")
+    @classmethod
+    def _false_is_left_out(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: one for name, one in value.items() if one is not False}
 
     @model_validator(mode="after")
     def _reads_something(self) -> RunConfig:
         if self.corpus is None and not self.sources:
             raise ValueError("a run needs `sources` (Parquet files), or a `corpus`")
+        if not self.memories or not self.generators:
+            raise ValueError("a run needs one of `memories` and one of `generators` at least")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_and_splits_have_a_source(self) -> RunConfig:
+        names = {source.name for source in self.sources}
+        for key, named in (("columns", self.ingest.columns), ("split", self.ingest.split)):
+            for name in sorted(set(named) - names):
+                raise ValueError(f"ingest.{key}.{name}: no source is called {name}")
+        for source in self.sources:
+            if source.name in self.ingest.split and source.role != "train":
+                raise ValueError(
+                    f"ingest.split.{source.name}: only role train is split, not {source.role}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _roles_are_there(self) -> RunConfig:
+        given = {source.role for source in self.sources}
+        given |= {kind.role for kind in SOURCES.values()} if self.corpus is not None else set()
+        given |= {part[0] for split in self.ingest.split.values() for part in split.parts}
+        for role in ("train", "validation", "evaluation"):
+            if role not in given:
+                raise ValueError(
+                    f"no source has role {role}: add one, or hold some of a train source out "
+                    "(ingest.split.NAME = {validation = 0.02, evaluation = 0.02})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_is_ours_or_public(self) -> RunConfig:
+        if (self.encoder is None) == (self.embed.pretrained is None):
+            raise ValueError("give either `encoder`, to be fitted here, or `embed.pretrained`")
+        return self
+
+    @model_validator(mode="after")
+    def _memories_are_asked_by_sets(self) -> RunConfig:
+        for name, memory in self.memories.items():
+            for asked in memory.evaluates or ():
+                if asked not in self.sets:
+                    raise ValueError(
+                        f"memories.{name}.evaluates: there is no evaluation set {asked}; sets are "
+                        f"{', '.join(self.sets)} (memories.{name} = false leaves the memory out)"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -121,6 +182,15 @@ class RunConfig(StageConfig):
                     f"({self.max_text_tokens})"
                 )
         return self
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the evaluation sets, sorted; a source that is split names its own."""
+        found = {source.set for source in self.sources}
+        found |= {name for name, split in self.ingest.split.items() if split.evaluation}
+        if self.corpus is not None:
+            found |= {kind.evaluation_set for kind in SOURCES.values()}
+        return tuple(sorted(name for name in found if name is not None))
 
     @property
     def training_memory(self) -> str:
@@ -150,12 +220,17 @@ def validated(values: Mapping[str, Any], *, name: str) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
+        path = "".join(f"{part}." for part in first["loc"])[:-1]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"{name}: {path}: {_remedy(first)}{more}") from error
+        said = f"{path}: {_remedy(first)}" if path else _remedy(first)
+        raise UsageError(f"{name}: {said}{more}") from error
 
 
 def _remedy(error: Any) -> str:
+    if error["type"] == "value_error":  # a sentence of ours
+        return str(error["ctx"]["error"]).rstrip(".")
+    if error["type"] == "missing":
+        return "is missing; give it, or extend a recipe that has it"
     if error["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"[:300]
     key = str(error["loc"][-1])

@@ -99,9 +99,6 @@ class _Maker:
 
     def __init__(self, config: RunConfig, sources: Selection, fetch: FetchSettings) -> None:
         self.config, self.sources, self.fetch = config, sources, fetch
-        tags = [shard.tags for shard in sources.shards]
-        self.sets = sorted({t["set"] for t in tags if t["set"]})
-        self.roles = {t["role"] for t in tags}
 
     def ingest(self) -> list[Step]:
         """From links to documents."""
@@ -215,7 +212,7 @@ class _Maker:
         for role in ("train", "validation"):
             steps += self._examples(role, first, {"role": {role}}, "retrain")
         for name, memory in self.config.memories.items():
-            sets = self.sets if memory.evaluates is None else memory.evaluates
+            sets = self.config.sets if memory.evaluates is None else memory.evaluates
             where = {"role": {"evaluation"}, "set": set(sets)}
             steps += self._examples(f"evaluation, {name}", name, where, "evaluate")
         return steps

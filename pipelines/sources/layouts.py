@@ -128,8 +128,8 @@ def resolve_layout(
             listed = ", ".join(f"'{column}'" for column in columns) or "none"
             raise ValueError(
                 f"{file} has no column that is known to hold the {needed} (columns found: "
-                f"{listed}); name it in the source's mapping, for instance "
-                f'columns = {{ url = "link", caption = "title" }}.'
+                f"{listed}); name it in the run file, for instance "
+                f'ingest.columns.NAME = {{ url = "link", caption = "title" }}.'
             )
     pairs = tuple((ours, found[ours]) for ours in OUR_COLUMNS if ours in found)
     return Layout(name="mapped" if mapping else name, columns=pairs)

@@ -47,8 +47,8 @@ Task = Literal["image", "caption"]
 class Config(StageConfig):
     """Which model is asked, with which contexts, how it draws."""
 
-    model: str = Field(description="name of the generator in the recipe")
-    memory: str | None = Field(None, description="name of the memory; none: no contexts")
+    model: str = Field("", description="name of the generator; a run fills it in")
+    memory: str | None = Field(None, description="name of the memory; a run fills it in")
     k: int = Field(2, description="contexts put in front")
     tasks: tuple[Task, ...] = ("image", "caption")
     images: SamplingConfig = Field(default_factory=SamplingConfig)
@@ -103,8 +103,8 @@ class Generate(ShardStage[Config]):
             table = reader.tables(plan.inputs["examples"])
             wanted = set(plan.slice["example_ids"])
             keep = pa.array([i in wanted for i in table.column("example_id").to_pylist()])
-            table = writer.write(table.filter(keep))
-            return ShardOutput(table=table, rows_in=table.num_rows)
+            asked = len(wanted) * len(config.tasks)
+            return ShardOutput(table=writer.write(table.filter(keep)), rows_in=asked)
 
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from pipelines.runtime.stage import (
     ShardStage,
     StageConfig,
 )
-from pipelines.sources.layouts import resolve_layout
+from pipelines.sources.layouts import Layout, resolve_layout
+from pipelines.sources.split import Split, rows_within
 from storage_schemas.errors import SchemaError
 from storage_schemas.fingerprint import sha256_bytes
 from storage_schemas.ids import row_id
@@ -59,6 +60,9 @@ class Config(StageConfig):
         default_factory=dict,
         description="by source name: our column -> theirs, where detection would not find it",
     )
+    split: dict[str, Split] = Field(
+        default_factory=dict, description="by name of a train source: shares that are held out"
+    )
     max_watermark: float | None = Field(0.5, description="probability above which a row is dropped")
     max_unsafe: float | None = Field(0.5, description="probability above which a row is dropped")
     min_size: int = Field(256, description="pixels; smallest known width and height")
@@ -69,8 +73,9 @@ class Config(StageConfig):
 class IngestMetadata(ShardStage[Config]):
     """`source_rows`: every row of every source file, with the decision whether to download it.
 
-    A shard is a range of rows of one file. An empty file gives one empty shard. Rows that repeat
-    link and caption within a shard are `duplicate_row`; what repeats elsewhere, curation finds.
+    A shard is a range of rows of one file; of a source that is split, the rows of one role in it.
+    An empty file gives one empty shard. Rows that repeat link and caption within a shard are
+    `duplicate_row`; what repeats elsewhere, curation finds.
     """
 
     name = "ingest_metadata"
@@ -82,16 +87,17 @@ class IngestMetadata(ShardStage[Config]):
         """Cuts each file into ranges of rows; only footers are read.
 
         Raises:
-            UsageError: when a file is gone.
+            UsageError: when a file is gone, or has no column of links or of captions.
             SchemaError: when it is no Parquet file.
         """
         plans = []
         for shard in inputs["sources"].shards:
-            count = _count_rows(shard)
+            count = _count_rows(shard, config)
+            split = config.split.get(shard.tags["source"])
             for start in range(0, max(count, 1), config.rows_per_shard):
                 rows = {"start": start, "stop": min(start + config.rows_per_shard, count)}
                 tags = dict(shard.tags) | {"start": f"{start:010d}"}
-                plans.append(ShardPlan(inputs={"sources": (shard,)}, slice=rows, tags=tags))
+                plans += _plans_of_range(shard, rows, tags, split)
         return plans
 
     def build(self, config: Config, whole: Inputs, reader: Reader) -> ShardFunction:
@@ -100,8 +106,8 @@ class IngestMetadata(ShardStage[Config]):
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
             (shard,) = plan.inputs["sources"]
-            start, stop = plan.slice["start"], plan.slice["stop"]
-            rows = _read_rows(files.table(shard).slice(start, stop - start))
+            table, indices = _rows_of(files.table(shard), plan.slice)
+            rows = _read_rows(table)
             counts = _decide(rows, config)
             place = {
                 "file_sha256": shard.sha256,
@@ -109,7 +115,7 @@ class IngestMetadata(ShardStage[Config]):
                 "role": plan.tags["role"],
                 "set": plan.tags["set"] or None,
             }
-            for index, row in enumerate(rows, start):
+            for index, row in zip(indices, rows, strict=True):
                 row.update(place, row_id=row_id(shard.sha256, index), row_index=index)
             table = pa.Table.from_pylist(rows, schema=TABLES["source_rows"].arrow)
             return ShardOutput(table=table, rows_in=len(rows), counts=counts)
@@ -117,21 +123,59 @@ class IngestMetadata(ShardStage[Config]):
         return run
 
 
-def _count_rows(shard: Shard) -> int:
+def _plans_of_range(
+    shard: Shard, rows: dict[str, Any], tags: dict[str, str], split: Split | None
+) -> list[ShardPlan]:
+    """One unit, or one for each part of a split."""
+    inputs = {"sources": (shard,)}
+    if split is None:
+        return [ShardPlan(inputs=inputs, slice=rows, tags=tags)]
+    plans = []
+    for role, low, high in split.parts:
+        own = {"role": role, "set": tags["source"] if role == "evaluation" else ""}
+        places = {"places": [low, high]}
+        plans.append(ShardPlan(inputs=inputs, slice=rows | places, tags=tags | own))
+    return plans
+
+
+def _rows_of(table: pa.Table, where: Mapping[str, Any]) -> tuple[pa.Table, Sequence[int]]:
+    """The rows of one unit, and their indices in the file."""
+    start, stop = where["start"], where["stop"]
+    part = table.slice(start, stop - start)
+    if "places" not in where:
+        return part, range(start, stop)
+    links = [one if isinstance(one, bytes) else str(one).encode() for one in _values(part, "url")]
+    found = rows_within(links, *where["places"])
+    return part.take(pa.array(found, pa.int64())), [start + index for index in found]
+
+
+def _count_rows(shard: Shard, config: Config) -> int:
+    """Rows of a file whose columns can be told."""
     path = Path(shard.path)
     if not path.is_file():
         raise UsageError(f"source {shard.tags['source']}: there is no file {path}; restore it")
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with pq.ParquetFile(path, arrow_extensions_enabled=False) as file:
+            count, names = file.metadata.num_rows, file.schema_arrow.names
     except (pa.ArrowException, OSError) as error:
         raise SchemaError(f"{path.name}: not readable as Parquet: {error}") from error
+    _layout(shard, names, config)
+    return int(count)
+
+
+def _layout(shard: Shard, names: Sequence[str], config: Config) -> Layout:
+    mapping = config.columns.get(shard.tags["source"])
+    try:
+        return resolve_layout(names, mapping=mapping, file=Path(shard.path).name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class _LastFile:
     """The mapped columns of the file that was read last."""
 
     def __init__(self, config: Config) -> None:
-        self._columns = config.columns
+        self._config = config
         self._sha256, self._table = "", pa.table({})
 
     def table(self, shard: Shard) -> pa.Table:
@@ -149,11 +193,7 @@ class _LastFile:
                 "new file another name"
             )
         names = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False).schema_arrow
-        mapping = self._columns.get(shard.tags["source"])
-        try:
-            layout = resolve_layout(names.names, mapping=mapping, file=path.name)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        layout = _layout(shard, names.names, self._config)
         needed = list(dict.fromkeys(theirs for _, theirs in layout.columns))
         return layout.apply(read_external(data, name=path.name, columns=needed))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+ILL_HOST = Path(__file__).with_name("ill_host.py")
 
 SMALL = """
 extends = "smoke"
@@ -63,7 +67,11 @@ class Lab:
         return self.folder / "small.toml"
 
     def racm3(
-        self, *arguments: str, check: int | None = 0, executor: str = "ray"
+        self,
+        *arguments: str,
+        check: int | None = 0,
+        executor: str = "ray",
+        timeout: float = 240,  # seconds
     ) -> subprocess.CompletedProcess[str]:
         """The command line in a process of its own."""
         done = subprocess.run(
@@ -72,26 +80,37 @@ class Lab:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=timeout,
             check=False,
         )
         if check is not None:
             assert done.returncode == check, done.stderr[-4000:]
         return done
 
-    def json(self, *arguments: str, executor: str = "ray") -> Any:
+    def json(self, *arguments: str, **options: Any) -> Any:
         """What a command prints with --json."""
-        return json.loads(self.racm3(*arguments, "--json", executor=executor).stdout)
+        return json.loads(self.racm3(*arguments, "--json", **options).stdout)
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def small() -> str:
+    """The run file of `lab`, as it is at first."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def drawings() -> Path:
+    """Folder of the demo's drawings: made once on a machine."""
+    return Path(os.environ.get("RACM3_CACHE") or Path.home() / ".cache" / "racm3")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Lab:
     """An empty store."""
     folder = tmp_path_factory.mktemp("lab")
-    cache = os.environ.get("RACM3_CACHE") or str(Path.home() / ".cache" / "racm3")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RACM3_", "PREFECT_"))}
     environment |= {
-        "RACM3_CACHE": cache,
+        "RACM3_CACHE": str(drawings),
         "RACM3_STORE": str(folder / "store"),
         "RACM3_WORKERS": "2",
         "PREFECT_HOME": str(folder / "prefect"),
@@ -106,3 +125,15 @@ def finished(lab: Lab) -> dict[str, Any]:
     """The small run, done once through Prefect and Ray; what it printed."""
     result: dict[str, Any] = lab.json("run", str(lab.file))
     return result
+
+
+@pytest.fixture(scope="session")
+def ill_host() -> Iterator[str]:
+    """`address:port` of a host that is not the demo's, and that serves well and ill."""
+    spec = importlib.util.spec_from_file_location("ill_host", ILL_HOST)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.serve() as address:
+        yield address

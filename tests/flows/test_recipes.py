@@ -82,3 +82,23 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
         'extends = "smoke"\n[[sources]]\nname = "x"\npaths = ["a/*.parquet"]\nrole = "train"\n'
     )
     assert load_run(str(file)).sources[0].paths == (str(tmp_path / "a" / "*.parquet"),)
+
+
+def test_own_sources_take_the_place_of_the_demos(tmp_path: Path) -> None:
+    base = tmp_path / "base.toml"
+    base.write_text(
+        'extends = "emoji"\nnamespace = "mine"\ncorpus = false\nmemories.extended = false\n'
+        'sources = [{ name = "x", paths = ["x.parquet"], role = "train" }]\n'
+        "ingest.split.x = { validation = 0.1, evaluation = 0.1 }\n"
+    )
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "base.toml"\nmin_success = 0.3\n')
+    run = load_run(str(file))
+    assert run.corpus is None
+    assert list(run.memories) == ["restricted"]
+    assert [source.name for source in run.sources] == ["x"]
+    assert load_run("emoji", file=str(base)) == load_run(str(base))
+    assert load_run(str(base), changes=[read_changes("corpus.flags=9")]).corpus is not None
+    assert load_run(
+        "smoke", changes=[read_changes("generators.vanilla=false")]
+    ).generators.keys() == {"ra"}

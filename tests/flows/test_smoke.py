@@ -17,7 +17,7 @@ from pipelines.runtime.catalog import manifests, read_ref
 from pipelines.runtime.ledger import as_selection
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import LocalStore
-from storage_schemas.manifest import Manifest
+from storage_schemas.manifest import Manifest, Receipt
 
 pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(300)]
 
@@ -143,7 +143,15 @@ def test_a_prompt_draws_a_picture(lab: Any, finished: Any) -> None:
     assert 0 < len(facts["contexts"]) <= 2
 
 
-def test_one_more_file_costs_one_shard(lab: Any, made: dict[str, Manifest]) -> None:
+def receipts(store: LocalStore) -> dict[str, set[str]]:
+    """Keys of the receipts of each stage that a new source shard goes through."""
+    return {stage: set(store.list(f"_receipts/{stage}")) for stage in ADDED}
+
+
+def test_one_more_file_costs_one_shard(
+    lab: Any, store: LocalStore, made: dict[str, Manifest]
+) -> None:
+    before = receipts(store)
     source = lab.folder / "more.parquet"
     urls = [f"http://emoji.invalid/twemoji/{code}.png" for code in ("1f40c", "1f41d", "1f98b")]
     urls += ["http://emoji.invalid/twemoji/nothing-here.png"]
@@ -157,10 +165,17 @@ def test_one_more_file_costs_one_shard(lab: Any, made: dict[str, Manifest]) -> N
     result = (
         lab.json("run", str(lab.file), "--flow", "build_memory")["artifacts"] | result["artifacts"]
     )
-    by_id = {m.artifact_id: m for m in manifests(LocalStore(lab.store))}
+    by_id = {m.artifact_id: m for m in manifests(store)}
+    after = receipts(store)
     for label in ADDED:
-        assert by_id[result[label]].shards_executed == 1, label
-        assert by_id[result[label]].artifact_id != made[label].artifact_id
+        assert len(before[label]) == len(made[label].shards), label
+        assert before[label] < after[label], label
+        (key,) = after[label] - before[label]
+        (shard,) = Receipt.from_json(store.get(key) or b"", name=key).shards
+        assert (shard.tags["role"], shard.tags["source"]) == ("memory", "more"), label
+        larger = by_id[result[label]]
+        assert larger.shards_executed == 1, label
+        assert set(map(repr, larger.shards)) == {*map(repr, made[label].shards), repr(shard)}, label
     for label in ("train_encoder", "train_image_tokenizer", "train_text_tokenizer"):
         assert by_id[result[label]].artifact_id == made[label].artifact_id
     assert by_id[result["download_images"]].dropped["http_error"] == 1

@@ -64,6 +64,12 @@ def test_an_unknown_key_is_refused_with_its_path(
         ({"max_text_tokens": 9}, "must equal max_text_tokens"),
         ({"min_success": "much"}, "min_success"),
         ({"generators": {"ra": {"fit": {"steps": -1}}}}, "greater than 0"),
+        ({"generators": {"ra": False, "vanilla": False}}, "one of `generators` at least"),
+        ({"encoder": None}, "either `encoder`, to be fitted here, or `embed.pretrained`"),
+        ({"embed": {"pretrained": {"model": "ViT-B-32"}}}, "either `encoder`"),
+        ({"ingest": {"split": {"x": {"validation": 0.1}}}}, "ingest.split.x: no source is called"),
+        ({"ingest": {"columns": {"x": {"url": "u"}}}}, "ingest.columns.x: no source is called x"),
+        ({"memories": {"restricted": {"evaluates": ["un"]}}}, "no evaluation set un; sets are fam"),
         (
             {"sources": [{"name": "x", "paths": ["x"], "role": "evaluation"}]},
             "role evaluation needs a `set`",
@@ -74,3 +80,55 @@ def test_a_wrong_value_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=r"mine\.toml") as caught:
         validated(changed(**changes), name="mine.toml")
     assert said in str(caught.value)
+    assert "{'" not in str(caught.value)  # no values of the whole run behind the sentence
+    assert ": :" not in str(caught.value)
+
+
+def own(**changes: Any) -> dict[str, Any]:
+    """A run on one source of its own."""
+    source = {"name": "photos", "paths": ["links/*.parquet"], "role": "train"}
+    base = {
+        "corpus": False,
+        "memories": {"extended": False},
+        "sources": [source],
+        "ingest": {"split": {"photos": {"validation": 0.1, "evaluation": 0.1}}},
+    }
+    return changed(**deep_merge(base, changes))
+
+
+def test_false_leaves_a_part_of_the_recipe_out() -> None:
+    run = validated(own(), name="mine.toml")
+    assert run.corpus is None
+    assert list(run.memories) == ["restricted"]
+    assert run.sets == ("photos",)
+    public = own(encoder=False, embed={"pretrained": {"model": "ViT-B-32"}})
+    assert validated(public, name="mine.toml").encoder is None
+    assert list(validated(own(generators={"vanilla": False}), name="x").generators) == ["ra"]
+
+
+def test_what_was_left_out_can_be_put_back() -> None:
+    run = validated(deep_merge(own(), {"corpus": {"flags": 4}}), name="mine.toml")
+    assert run.corpus is not None
+    assert run.corpus.flags == 4
+    assert run.sets == ("familiar", "photos", "unseen")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"memories": {"extended": {"evaluates": ["unseen"]}}}, "memories.extended = false"),
+        ({"ingest": {"split": {"photos": {"evaluation": 0.0}}}}, "no source has role evaluation"),
+        ({"ingest": {"split": {"photos": {"validation": 0.0}}}}, "no source has role validation"),
+        ({"ingest": {"split": {"photos": {"evaluation": 0.9}}}}, "must leave something to train"),
+        ({"ingest": {"split": {"photo": {"evaluation": 0.1}}}}, "no source is called photo"),
+        (
+            {"sources": [{"name": "photos", "paths": ["x"], "role": "memory"}]},
+            "only role train is split, not memory",
+        ),
+    ],
+)
+def test_own_sources_give_all_roles(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validated(own(**changes), name="mine.toml")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -52,7 +52,8 @@ def test_training_never_reads_the_extended_memory() -> None:
 
 
 def test_a_public_encoder_takes_the_place_of_ours() -> None:
-    labels = {step.label for step in dag(encoder=None).steps}
+    public = dag(encoder=False, embed={"pretrained": {"model": "ViT-B-32"}})
+    labels = {step.label for step in public.steps}
     assert "train_encoder" not in labels
     assert "train_scorer" in labels
 

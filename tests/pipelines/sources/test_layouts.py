@@ -63,7 +63,7 @@ def test_no_url_column_lists_what_is_there_and_the_remedy() -> None:
     text = str(error.value)
     assert text.startswith("mine.parquet has no column that is known to hold the url")
     assert "'link', 'TEXT'" in text
-    assert 'columns = { url = "link"' in text
+    assert 'ingest.columns.NAME = { url = "link"' in text
     assert "\n" not in text
 
 

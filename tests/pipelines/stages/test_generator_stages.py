@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.errors import UsageError
+from pipelines.errors import PoisonedShards, UsageError
 from pipelines.models import load_generator
 from pipelines.records import image_png
 from pipelines.runtime.context import start_run
@@ -399,6 +399,20 @@ def test_prompts_are_chosen_by_document_whatever_the_shards_and_the_memory():
         chosen = generate._choose(rows(memory, shards), 2)
         assert sorted(r["document_id"] for _, r in chosen) == ["00", "01", "02", "03"]
     assert generate._choose(rows(0, 3), None) == rows(0, 3)
+
+
+def test_a_lost_sample_is_noticed(world, generators, monkeypatch):
+    whole = generate._Writer.write
+    monkeypatch.setattr(generate._Writer, "write", lambda self, table: whole(self, table)[1:])
+    inputs = {
+        "generator": generators["vanilla"],
+        "examples": world["examples"]["evaluation"],
+        "image_tokenizer": world["images"],
+        "text_tokenizer": world["text"],
+    }
+    config = generate.Config(model="vanilla", k=0, tasks=("caption",), seed=1)
+    with pytest.raises(PoisonedShards, match="this is a defect"):
+        world["publish"](generate.Generate(), config, inputs, "generate")
 
 
 def test_the_score_table_has_every_row_that_was_asked_for(world, generators, generations):

@@ -131,7 +131,7 @@ def test_columns_may_be_mapped_by_source_and_bring_groups(world, sources_of):
 
 def test_a_file_without_captions_is_refused_in_a_sentence(world, sources_of):
     source = sources_of(pa.table({"url": ["u"], "stuff": ["c"]}))
-    with pytest.raises(Exception, match=r"caption.*stuff"):
+    with pytest.raises(UsageError, match=r"caption.*stuff"):  # before anything is computed
         world.run(IngestMetadata(), Config(), sources=source)
 
 
@@ -144,3 +144,39 @@ def test_a_file_that_changed_is_refused(world, sources_of, tmp_path: Path):
     path.unlink()
     with pytest.raises(UsageError, match="there is no file"):
         world.run(IngestMetadata(), Config(), sources=source)
+
+
+def test_a_split_file_gives_each_row_to_one_role(world, sources_of):
+    count = 300
+    links = [None, *(f"http://h.invalid/{n // 2}.png" for n in range(count - 1))]
+    source = sources_of(table(URL=links, TEXT=[f"caption {n}" for n in range(count)]))
+    split = {"source0": {"validation": 0.2, "evaluation": 0.3}}
+    made = world.run(IngestMetadata(), Config(split=split, rows_per_shard=200), sources=source)
+    rows = world.rows(made)
+    assert made.rows_in == count == len(rows)
+    assert sorted(row["row_index"] for row in rows) == list(range(count))
+    assert all(row["row_id"] == row_id(row["file_sha256"], row["row_index"]) for row in rows)
+    assert all(row["url"] == links[row["row_index"]] for row in rows)
+    roles: dict[str, set] = {}
+    for row in rows:
+        roles.setdefault(row["url"], set()).add((row["role"], row["set"]))
+    assert all(len(found) == 1 for found in roles.values())
+    assert set().union(*roles.values()) == {
+        ("train", None),
+        ("validation", None),
+        ("evaluation", "source0"),
+    }
+    tags = [(s.tags["role"], s.tags["set"], s.tags["start"]) for s in made.shards]
+    assert len(set(tags)) == len(tags) == 6
+
+
+def test_the_share_held_out_is_part_of_a_shards_key(world, sources_of):
+    source = sources_of(table(URL=[f"u{n}" for n in range(50)], TEXT=["x"] * 50))
+    made = [
+        world.run(
+            IngestMetadata(), Config(split={"source0": {"evaluation": share}}), sources=source
+        )
+        for share in (0.2, 0.6)
+    ]
+    few, many = (sum(s.rows for s in one.shards if s.tags["role"] == "evaluation") for one in made)
+    assert 0 < few < many < 50
