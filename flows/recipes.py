@@ -52,11 +52,11 @@ _EMOJI_SIZES: dict[str, Any] = {
     "tokenizer_steps": 900,
     "tokenizer_widths": (32, 112),
     "generator_steps": None,
-    "generator_flops": 11.5e12,
-    "expected_steps": 2800,
+    "generator_flops": 4e12,
+    "expected_steps": 3000,
     "width": 96,
-    "layers": 3,
-    "heads": 4,
+    "layers": 2,
+    "heads": 3,
     "vocab_size": 512,
     "max_text_tokens": 24,
     "batch_size": 8,
@@ -116,7 +116,7 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
             "restricted": {"roles": ["train"]},
             "extended": {"roles": ["train", "memory"], "evaluates": ["unseen"]},
         },
-        "retrieve": {"selection": {"max_contexts": 2, "near_copy": None, "max_per_source": 1}},
+        "retrieve": {"selection": {"max_contexts": 2, "near_copy": None, "floor": 0.5}},
         "max_text_tokens": sizes["max_text_tokens"],
         "generators": {
             "ra": _generator(sizes, max_k=2),
@@ -183,6 +183,7 @@ def _image_tokenizer(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
+    """One generator. Both read as many documents a step, since half of RA-CM3's are contexts."""
     steps, budget = sizes["generator_steps"], sizes.get("generator_flops")
     expected = steps or sizes["expected_steps"]
     return {
@@ -190,10 +191,12 @@ def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
         "width": sizes["width"],
         "heads": sizes["heads"],
         "positions": "document",
+        "tie_embeddings": False,
+        "induction_start": True,
         "max_length": 512,
         "init_std": round(sizes["width"] ** -0.5, 4),
         "stream": {
-            "batch_size": sizes["batch_size"],
+            "batch_size": sizes["batch_size"] // (2 if max_k else 1),
             "max_k": max_k,
             "alpha": 0.3,
             "shuffle_contexts": False,
@@ -206,7 +209,7 @@ def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
         "fit": {
             "steps": steps,
             "flops_budget": budget,
-            "learning_rate": 6e-3,
+            "learning_rate": 5e-3,
             "warmup_steps": min(60, expected // 4),
             "validate_every": max(1, expected // 8),
             "checkpoint_every": max(1, expected // 12),

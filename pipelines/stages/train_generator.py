@@ -42,7 +42,10 @@ class Config(StageConfig):
     ffn: int | None = Field(None, description="width of the feed-forward; none: 4 x width")
     positions: Literal["document", "rope", "sequence"] = "sequence"
     max_length: int = Field(4096, description="longest sequence, tokens")
-    copy_head: bool = True
+    tie_embeddings: bool = Field(True, description="the output layer is the embedding")
+    induction_start: bool = Field(
+        False, description='start as induction over contexts; for positions "document"'
+    )
     activation: Literal["gelu", "relu"] = "gelu"
     qk_norm: bool = False
     dropout: float = 0.0
@@ -151,7 +154,7 @@ def _model(config: Config, layout: Layout, codebook: Any) -> Generator:
 
     from pipelines.models import device
     from racm3.generator.config import GeneratorConfig
-    from racm3.generator.copy_start import start_image_embeddings
+    from racm3.generator.induction_start import start_image_embeddings
     from racm3.generator.transformer import Generator
 
     shape = GeneratorConfig(
@@ -163,7 +166,8 @@ def _model(config: Config, layout: Layout, codebook: Any) -> Generator:
         positions=config.positions,
         num_places=layout.places.size if config.positions == "document" else 0,
         num_slots=config.stream.max_k + 1,
-        copy_head=config.copy_head,
+        tie_embeddings=config.tie_embeddings,
+        induction_start=config.induction_start,
         activation=config.activation,
         qk_norm=config.qk_norm,
         dropout=config.dropout,

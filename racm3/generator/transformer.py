@@ -1,4 +1,4 @@
-"""The generator: a pre-norm decoder with tied input and output embeddings.
+"""The generator: a pre-norm decoder.
 
 Shapes: B rows, T tokens, C width, V vocabulary, n predictions.
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from racm3.generator.attention import Attention
 from racm3.generator.cache import Cache
 from racm3.generator.config import GeneratorConfig
-from racm3.generator.copy_start import start_copy_head
+from racm3.generator.induction_start import start_induction
 from racm3.vocabulary import Vocabulary
 
 
@@ -71,9 +71,12 @@ class Generator(nn.Module):
             self.sequence_places = nn.Embedding(config.max_length, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.output: nn.Embedding | None = None
+        if not config.tie_embeddings:
+            self.output = nn.Embedding(vocabulary.size, config.width)
         _initialise(self, generator)
-        if config.positions == "document" and config.copy_head:
-            start_copy_head(self, generator)
+        if config.induction_start:
+            start_induction(self, generator)
 
     def forward(
         self,
@@ -114,7 +117,8 @@ class Generator(nn.Module):
             cache.length += input_ids.shape[1]
         if keep is not None:
             x = x.flatten(0, 1).index_select(0, keep.flatten().nonzero()[:, 0])
-        logits: Tensor = functional.linear(self.norm(x), self.tokens.weight)
+        output = self.tokens if self.output is None else self.output
+        logits: Tensor = functional.linear(self.norm(x), output.weight)
         return logits
 
     def _embed(
@@ -144,7 +148,7 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def _initialise(model: Generator, generator: torch.Generator) -> None:
-    """Normal weights: `init_std`, residual outputs / sqrt(2 layers), tokens 1 / sqrt(width)."""
+    """Normal weights: `init_std`, residual outputs / sqrt(2 layers), vocabulary 1 / sqrt(width)."""
     config = model.config
     residual = config.init_std / math.sqrt(2 * config.layers)
     for name, module in model.named_modules():
@@ -156,3 +160,5 @@ def _initialise(model: Generator, generator: torch.Generator) -> None:
         elif isinstance(module, nn.Embedding):
             module.weight.normal_(0, 1, generator=generator)
     model.tokens.weight.mul_(config.width**-0.5)
+    if model.output is not None:
+        model.output.weight.mul_(config.width**-0.5)
