@@ -26,6 +26,7 @@ from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
     from racm3.generator.transformer import Generator
+    from racm3.image_tokenizer.vqgan import VQGAN
     from racm3.sequence.layout import Layout
 
 __all__ = ["Config", "TrainGenerator"]
@@ -91,8 +92,8 @@ class TrainGenerator(FitStage[Config]):
         pin_threads(workspace.threads)
         train = _read(reader, inputs["train"], "train")
         validation = _read(reader, inputs["validation"], "validation")
-        layout, codebook = _layout(config, inputs, reader)
-        model = _model(config, layout, codebook)
+        layout, images = _layout(config, inputs, reader)
+        model = _model(config, layout, images)
         draws = _Draws(workspace.progress / _DRAWS, active=workspace.rank == 0)
         result = fit(
             _task(config, model, train, layout, draws),
@@ -130,7 +131,7 @@ def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:
     return examples_of(reader.tables(shards))
 
 
-def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, Any]:
+def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, VQGAN]:
     from racm3.sequence.layout import Layout
     from racm3.vocabulary import Vocabulary
 
@@ -146,15 +147,15 @@ def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, Any
         image_tokens=images.grid[0] * images.grid[1],
         max_text_tokens=config.stream.max_text_tokens,
     )
-    return layout, images.codebook.vectors.detach().cpu()
+    return layout, images
 
 
-def _model(config: Config, layout: Layout, codebook: Any) -> Generator:
+def _model(config: Config, layout: Layout, images: VQGAN) -> Generator:
     import torch
 
     from pipelines.models import device
     from racm3.generator.config import GeneratorConfig
-    from racm3.generator.induction_start import start_image_embeddings
+    from racm3.generator.induction_start import start_image_embeddings, start_induction
     from racm3.generator.transformer import Generator
 
     shape = GeneratorConfig(
@@ -167,15 +168,17 @@ def _model(config: Config, layout: Layout, codebook: Any) -> Generator:
         num_places=layout.places.size if config.positions == "document" else 0,
         num_slots=config.stream.max_k + 1,
         tie_embeddings=config.tie_embeddings,
-        induction_start=config.induction_start,
         activation=config.activation,
         qk_norm=config.qk_norm,
         dropout=config.dropout,
         init_std=config.init_std,
     )
+    codebook = images.codebook.vectors.detach().cpu()
     random = torch.Generator().manual_seed(config.seed)
     model = Generator(shape, layout.vocabulary, generator=random)
-    if config.codebook_start:
+    if config.induction_start:
+        start_induction(model, layout.places, images.grid, codebook, generator=random)
+    elif config.codebook_start:
         start_image_embeddings(model, codebook, generator=random)
     return model.to(device())
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 __all__ = ["InductionBlocks", "channels_of", "induction_blocks"]
 
+_HEADS = 3
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InductionBlocks:
@@ -16,7 +18,9 @@ class InductionBlocks:
     sink: slice
     slot: slice
     code: slice
-    prev: slice
+    left: slice
+    above: slice
+    above_next: slice
     copied: slice
     free: slice
     """All the others."""
@@ -33,16 +37,17 @@ def induction_blocks(*, width: int, heads: int, num_slots: int) -> InductionBloc
     head = width // heads
     place, code = head // 2, 3 * head // 8
     sizes = {"own": place, "next": place, "sink": 1, "slot": num_slots}
-    sizes |= {"code": code, "prev": code, "copied": code}
+    sizes |= dict.fromkeys(("code", "left", "above", "above_next", "copied"), code)
     slices, start = {}, 0
     for name, size in sizes.items():
         slices[name] = slice(start, start + size)
         start += size
-    if start > width or head < max(8, place + code + 1, place + num_slots):
+    fits = not head % 8 and place + num_slots <= head and start <= width
+    if heads < _HEADS or not fits:
         raise ValueError(
-            f"GeneratorConfig.induction_start needs heads of 8 channels or more and {start} "
-            f"channels in all, not {heads} heads of {head}: take other heads, a larger width, or "
-            "set it to false."
+            f"An induction start needs {_HEADS} heads or more, each of a multiple of 8 channels, "
+            f"and {start} channels in all, not {heads} heads of {head}: take other heads, a larger "
+            "width, or none."
         )
     return InductionBlocks(**slices, free=slice(start, width))
 

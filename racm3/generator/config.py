@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from racm3.generator.blocks import induction_blocks
-
 Positions = Literal["document", "rope", "sequence"]
 
 
@@ -39,9 +37,6 @@ class GeneratorConfig:
     """Main document and contexts, >= 1. Only for ``document``."""
     tie_embeddings: bool = True
     """The output layer is the embedding (fairseq's and OPT's way)."""
-    induction_start: bool = False
-    """Start head 0 of every layer as induction over contexts (`racm3.generator.induction_start`).
-    Only for ``document`` with an output layer of its own, and for two layers or more."""
     activation: Literal["gelu", "relu"] = "gelu"
     """Of the feed-forward. ``relu`` (OPT's) takes about 15 % less time on a CPU."""
     qk_norm: bool = False
@@ -74,18 +69,8 @@ class GeneratorConfig:
             raise ValueError(
                 'GeneratorConfig.num_places must be the place table\'s size for "document".'
             )
-        if self.induction_start:
-            self._check_induction()
         if not 0 <= self.dropout < 1:
             raise ValueError("GeneratorConfig.dropout must be in [0, 1).")
-
-    def _check_induction(self) -> None:
-        if self.positions != "document" or self.tie_embeddings or self.layers < 2 or not self.bias:
-            raise ValueError(
-                'GeneratorConfig.induction_start needs positions "document", tie_embeddings false, '
-                "bias and two layers or more; else set it to false."
-            )
-        induction_blocks(width=self.width, heads=self.heads, num_slots=self.num_slots)
 
     @property
     def head_width(self) -> int:

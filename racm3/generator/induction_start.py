@@ -1,25 +1,27 @@
-"""Starts of weights that let a small model copy from a context it has reason to trust.
+"""A start of weights that lets a small model copy from a context it has reason to trust.
 
 For positions "document". A context that shows a relative of the main document has, at the place
 that is to be written, the code that is most likely right, provided that it was right so far. To see
-that takes an *induction head* (arXiv:2209.11895): two layers that training finds by itself, but not
+that takes *induction heads* (arXiv:2209.11895): two layers that training finds by itself, but not
 in minutes. So they are there at the start. Channels of the residual stream, D = width of a head:
 
-| block  | channels  | holds at the start                                           |
-|--------|-----------|--------------------------------------------------------------|
-| own    | D / 2     | own place: one vector a place, spread apart                  |
-| next   | D / 2     | next place: the same vectors                                 |
-| sink   | 1         | 1 at the place of `</s>`                                     |
-| slot   | num_slots | which document                                               |
-| code   | 3 D / 8   | the token's vector, from the image tokenizer's codebook      |
-| prev   | 3 D / 8   | vector of the token before it: written by the first layer    |
-| copied | 3 D / 8   | vector that is copied: written by the layers after the first |
+| block      | channels  | holds at the start                                           |
+|------------|-----------|--------------------------------------------------------------|
+| own        | D / 2     | own place (`racm3.generator.place_vectors`)                  |
+| next       | D / 2     | next place: the same vectors                                 |
+| sink       | 1         | 1 at the leading `</s>`                                      |
+| slot       | num_slots | which document                                               |
+| code       | 3 D / 8   | the token's vector, from the image tokenizer's codebook      |
+| left       | 3 D / 8   | vector of the token before it                                |
+| above      | 3 D / 8   | vector of the code above it                                  |
+| above_next | 3 D / 8   | vector of the code above the next place                      |
+| copied     | 3 D / 8   | vectors that are copied                                      |
 
-* First layer, head 0: query = own place and slot, key = next place and slot, value = code -> prev.
-* Layers after it, head 0: query = next place and code, key = own place and prev, value = code ->
-  copied. So a context is copied where the token before agrees with the token just read. The leading
-  `</s>` is a sink that holds nothing: it wins where no context agrees.
-* The output layer, which is not tied to the embedding, reads copied.
+The first layer's heads fill left, above and above_next, each from the same document. In every layer
+after it, head 0 looks for the next place where what stands to the left agrees with the token just
+read, head 1 where what stands above agrees with what stands above the next place here; both write
+the code they find into copied. The leading `</s>` is a sink that holds nothing: it wins where no
+context agrees. The output layer, which is not tied to the embedding, reads copied.
 
 Nothing else writes into these blocks at the start; the rest of the stream starts as usual. Only the
 start is set: training may undo it.
@@ -34,162 +36,168 @@ import torch
 from torch import Tensor
 
 from racm3.generator.blocks import InductionBlocks, channels_of, induction_blocks
+from racm3.generator.place_vectors import above, place_vectors
+from racm3.sequence.places import PlaceTable
 
 if TYPE_CHECKING:
-    from racm3.generator.config import GeneratorConfig
     from racm3.generator.transformer import Generator
 
-__all__ = ["spread_vectors", "start_image_embeddings", "start_induction"]
+__all__ = ["start_image_embeddings", "start_induction"]
 
 PLACE_GAIN, SLOT_GAIN, CODE_GAIN = 12.0, 5.0, 6.0
 """Nats that a match of the block adds to the logit of a key."""
-DOUBT = 0.7
-"""The sink wins over a context whose token before agrees less than this, 1 being equal."""
-COPY_LOGIT = 7.0
-"""Logit of a code that was copied once, with full weight."""
+DOUBT = 0.5
+"""The sink wins over a context that agrees less than this, 1 being equal."""
+COPY_LOGIT = 6.0
+"""Logit of a code that one head has copied with full weight."""
 QUIET = 0.3
 """Scale of what the output layer reads from blocks that hold no prediction."""
-_SPREAD_STEPS, _SPREAD_RATE, _SHARPNESS = 300, 0.02, 20.0
 
 
 class _Match(NamedTuple):
-    """A block of the query that is compared with a block of the key."""
+    """A block of the query, turned, that is compared with a block of the key."""
 
     query: slice
     key: slice
     gain: float
+    turn: Tensor | None = None
 
 
 @torch.no_grad()
-def start_induction(model: Generator, generator: torch.Generator) -> None:
-    """Makes head 0 of every layer the part of an induction head that the table above names.
+def start_induction(
+    model: Generator,
+    places: PlaceTable,
+    grid: tuple[int, int],
+    codebook: Tensor,
+    *,
+    generator: torch.Generator,
+) -> None:
+    """Gives the blocks and heads of the table above their start.
 
     Args:
-        model: With positions "document" and its own output layer; changed in place.
-        generator: CPU random generator of the places' vectors.
+        model: With positions "document", an output layer of its own, biases and two layers or more;
+            changed in place.
+        places: That it was built for.
+        grid: Rows and columns of an image's codes.
+        codebook: float [image_size, channels], of the image tokenizer.
+        generator: CPU random generator of what is drawn.
+
+    Raises:
+        ValueError: The model lacks one of these, its heads are too small, or the codebook is
+            another tokenizer's.
     """
-    config, blocks = model.config, _blocks(model.config)
-    _start_embeddings(model, blocks, generator)
-    previous = [
-        _Match(blocks.own, blocks.next, PLACE_GAIN),
-        _Match(blocks.slot, blocks.slot, SLOT_GAIN),
-    ]
-    agreeing = [
-        _Match(blocks.next, blocks.own, PLACE_GAIN),
-        _Match(blocks.code, blocks.prev, CODE_GAIN),
-    ]
-    sink = PLACE_GAIN + DOUBT * CODE_GAIN
+    config = model.config
+    if config.positions != "document" or config.tie_embeddings or not config.bias:
+        raise ValueError(
+            'An induction start needs positions "document", tie_embeddings false and biases; '
+            "set them so, or leave it out."
+        )
+    if config.layers < 2:
+        raise ValueError("An induction start needs two layers or more; add one, or leave it out.")
+    blocks = induction_blocks(width=config.width, heads=config.heads, num_slots=config.num_slots)
+    _start_places(
+        model, blocks, place_vectors(places, grid, channels_of(blocks.own), generator=generator)
+    )
+    _start_tokens(
+        model, blocks, _code_vectors(model, codebook, channels_of(blocks.code), generator)
+    )
+    up = above(grid, channels_of(blocks.own))
     for layer, block in enumerate(model.blocks):
-        head = _Head(config, block, blocks)
+        heads = _Heads(block, config.head_width, blocks)
         if layer == 0:
-            head.start(previous, target=blocks.prev)
+            _start_first_layer(heads, blocks, up)
         else:
-            head.start(agreeing, target=blocks.copied, sink=sink)
+            _start_copying(heads, blocks)
 
 
-def _blocks(config: GeneratorConfig) -> InductionBlocks:
-    return induction_blocks(width=config.width, heads=config.heads, num_slots=config.num_slots)
+def _start_first_layer(heads: _Heads, blocks: InductionBlocks, up: Tensor) -> None:
+    own = _Match(blocks.slot, blocks.slot, SLOT_GAIN)
+    heads.start(0, [_Match(blocks.own, blocks.next, PLACE_GAIN), own], target=blocks.left)
+    heads.start(1, [_Match(blocks.own, blocks.own, PLACE_GAIN, up), own], target=blocks.above)
+    heads.start(2, [_Match(blocks.next, blocks.own, PLACE_GAIN, up), own], target=blocks.above_next)
 
 
-class _Head:
-    """Head 0 of one layer; its channels of query, key and value are filled from the first on."""
+def _start_copying(heads: _Heads, blocks: InductionBlocks) -> None:
+    sink = PLACE_GAIN + DOUBT * CODE_GAIN
+    there = _Match(blocks.next, blocks.own, PLACE_GAIN)
+    left = _Match(blocks.code, blocks.left, CODE_GAIN)
+    upper = _Match(blocks.above_next, blocks.above, CODE_GAIN)
+    heads.start(0, [there, left], target=blocks.copied, sink=sink)
+    heads.start(1, [there, upper], target=blocks.copied, sink=sink)
 
-    def __init__(self, config: GeneratorConfig, block: Any, blocks: InductionBlocks) -> None:
-        self.width, self.stream, self.blocks = config.head_width, config.width, blocks
+
+class _Heads:
+    """The heads of one layer; channels of query and key are filled from the first on."""
+
+    def __init__(self, block: Any, width: int, blocks: InductionBlocks) -> None:
+        self.width, self.blocks = width, blocks
         qkv = block.attention.qkv
         self.weight, self.bias, self.out = qkv.weight, qkv.bias, block.attention.out.weight
+        self.stream: int = self.weight.shape[1]
         self.out[: blocks.free.start] = 0
         block.ffn_out.weight[: blocks.free.start] = 0
 
-    def start(self, matches: Sequence[_Match], *, target: slice, sink: float | None = None) -> None:
-        """Sets it to compare blocks, and to write the codes it finds into `target`."""
-        D, C = self.width, self.stream
-        for first in (0, C, 2 * C):
-            self.weight[first : first + D] = 0
+    def start(
+        self, head: int, matches: Sequence[_Match], *, target: slice, sink: float | None = None
+    ) -> None:
+        """Sets a head to compare blocks, and to write the codes it finds into `target`."""
+        first, D = head * self.width, self.width
+        query, key, value = (offset + first for offset in (0, self.stream, 2 * self.stream))
+        for start in (query, key, value):
+            self.weight[start : start + D] = 0
         used = 0
         for match in matches:
-            used = self._compare(match, used)
+            self._compare(match, query + used, key + used)
+            used += channels_of(match.query)
         if sink is not None:
             strength = (sink * D**0.5) ** 0.5
-            self.bias[used] = strength
-            self.weight[C + used, self.blocks.sink] = strength
+            self.bias[query + used] = strength
+            self.weight[key + used, self.blocks.sink] = strength
         code = torch.eye(channels_of(self.blocks.code))
-        self.weight[2 * C : 2 * C + len(code), self.blocks.code] = code
-        self.out[:, :D] = 0
-        self.out[target, : len(code)] = code
+        self.weight[value : value + len(code), self.blocks.code] = code
+        self.out[:, first : first + D] = 0
+        self.out[target, first : first + len(code)] = code
 
-    def _compare(self, match: _Match, used: int) -> int:
+    def _compare(self, match: _Match, query: int, key: int) -> None:
         """Logit = gain * mean over the blocks' channels of query * key (entries are about 1)."""
         size = channels_of(match.query)
-        strength = torch.eye(size) * (match.gain * self.width**0.5 / size) ** 0.5
-        self.weight[used : used + size, match.query] = strength
-        first = self.stream + used
-        self.weight[first : first + size, match.key] = strength
-        return used + size
+        strength = (match.gain * self.width**0.5 / size) ** 0.5
+        same = torch.eye(size)
+        turn = same if match.turn is None else match.turn
+        self.weight[query : query + size, match.query] = strength * turn
+        self.weight[key : key + size, match.key] = strength * same
 
 
-def _start_embeddings(
-    model: Generator, blocks: InductionBlocks, generator: torch.Generator
-) -> None:
-    config, tokens = model.config, model.tokens.weight
-    places = config.num_places
-    vectors = spread_vectors(places, channels_of(blocks.own), generator)
+def _start_places(model: Generator, blocks: InductionBlocks, vectors: Tensor) -> None:
     for table, block in ((model.own_places, blocks.own), (model.next_places, blocks.next)):
         table.weight.zero_()
         table.weight[:, block] = vectors
-    fixed = slice(0, blocks.free.start)
-    slots = model.slots.weight
-    slots[:, fixed] = 0
+    slots, count = model.slots.weight, model.config.num_slots
+    slots[:, : blocks.free.start] = 0
     loudness = channels_of(blocks.free) ** 0.5
     slots *= loudness / slots.norm(dim=1, keepdim=True)  # no slot is louder than another
-    slots[:, blocks.slot] = torch.eye(config.num_slots) * config.num_slots**0.5
+    slots[:, blocks.slot] = torch.eye(count) * count**0.5
+
+
+def _start_tokens(model: Generator, blocks: InductionBlocks, codes: Tensor) -> None:
+    assert model.output is not None
+    tokens, output, width = model.tokens.weight, model.output.weight, model.config.width
+    images, end = model.vocabulary.image_range, model.vocabulary.document_end_id
     tokens[:, : blocks.code.start] = 0
-    tokens[:, blocks.prev.start : blocks.free.start] = 0
-    end = model.vocabulary.document_end_id
-    tokens[end, fixed] = 0
-    tokens[end, blocks.sink] = config.width**-0.5  # the embedding is multiplied by its inverse
-    assert model.output is not None
-    model.output.weight[:, fixed] *= QUIET
-    _read_copies(model, blocks, slice(None))
-
-
-def _read_copies(model: Generator, blocks: InductionBlocks, rows: slice) -> None:
-    """Lets the output layer read in `copied` what the embedding of the same id has in `code`."""
-    assert model.output is not None
-    size = channels_of(blocks.code)
-    gain = COPY_LOGIT / size * model.config.width**0.5
-    model.output.weight[rows, blocks.copied] = model.tokens.weight[rows, blocks.code] * gain
-
-
-def spread_vectors(count: int, width: int, generator: torch.Generator) -> Tensor:
-    """[count, width] vectors of norm sqrt(width), no two nearly parallel or opposite.
-
-    From random ones by descent on the soft maximum of |cosine|: of 95 vectors in 16 dimensions the
-    largest is about 0.33 then, and about 0.75 before.
-    """
-    vectors = torch.randn(count, width, generator=generator)
-    own = torch.eye(count) * count
-    with torch.enable_grad():
-        for step in range(_SPREAD_STEPS):
-            vectors = vectors.detach().requires_grad_(True)
-            unit = torch.nn.functional.normalize(vectors, dim=1)
-            crowd = torch.logsumexp(_SHARPNESS * ((unit @ unit.T).abs() - own), dim=1).sum()
-            (gradient,) = torch.autograd.grad(crowd, vectors)
-            rate = _SPREAD_RATE * (1 - step / _SPREAD_STEPS)
-            vectors = unit.detach() - rate * gradient / (gradient.norm(dim=1, keepdim=True) + 1e-9)
-    spread: Tensor = torch.nn.functional.normalize(vectors.detach(), dim=1) * width**0.5
-    return spread
+    tokens[:, blocks.left.start : blocks.free.start] = 0
+    tokens[images.start : images.stop, blocks.code] = codes
+    tokens[end, : blocks.free.start] = 0
+    tokens[end, blocks.sink] = width**-0.5  # the embedding is multiplied by its inverse
+    output[:, : blocks.free.start] *= QUIET
+    gain = COPY_LOGIT / channels_of(blocks.code) * width**0.5
+    output[:, blocks.copied] = tokens[:, blocks.code] * gain
 
 
 @torch.no_grad()
 def start_image_embeddings(
     model: Generator, codebook: Tensor, *, generator: torch.Generator
 ) -> None:
-    """Starts the image codes' embeddings from the image tokenizer's codebook.
-
-    Codes that look alike start alike. The codebook is centred, turned by a random projection and
-    scaled to the standard deviation that random embeddings have. With an induction start it fills
-    the block `code`, and the output layer follows; otherwise all channels.
+    """Starts the image codes' embeddings from the image tokenizer's codebook: likes start alike.
 
     Args:
         model: Changed in place.
@@ -199,29 +207,26 @@ def start_image_embeddings(
     Raises:
         ValueError: The codebook does not have `vocabulary.image_size` rows.
     """
-    ids, config = model.vocabulary.image_range, model.config
+    ids = model.vocabulary.image_range
+    rows = _code_vectors(model, codebook, model.config.width, generator)
+    model.tokens.weight[ids.start : ids.stop] = rows
+
+
+def _code_vectors(
+    model: Generator, codebook: Tensor, width: int, generator: torch.Generator
+) -> Tensor:
+    """The codebook centred and turned at random; [image_size, width], as large as random rows."""
+    ids, std = model.vocabulary.image_range, model.config.width**-0.5
     if codebook.shape[0] != len(ids):
         raise ValueError(
             f"The codebook has {codebook.shape[0]} codes, the vocabulary {len(ids)}: "
             "use the codebook of the tokenizer that made the image tokens."
         )
-    std, values = config.width**-0.5, codebook.detach().cpu().float()
-    rows = slice(ids.start, ids.stop)
-    tokens = model.tokens.weight
-    if not config.induction_start:
-        tokens[rows] = _projected(values, config.width, std, generator).to(tokens)
-        return
-    blocks = _blocks(config)
-    size = channels_of(blocks.code)
-    tokens[rows, blocks.code] = _projected(values, size, std, generator).to(tokens)
-    _read_copies(model, blocks, rows)
-
-
-def _projected(values: Tensor, width: int, std: float, generator: torch.Generator) -> Tensor:
-    """[n, channels] -> [n, width] of the given standard deviation; keeps angles where it can."""
+    values = codebook.detach().cpu().float()
     channels = values.shape[1]
     projection = torch.randn(width, channels, generator=generator)
     if channels <= width:
         projection, _ = torch.linalg.qr(projection)
     projected = (values - values.mean(0)) @ projection.T
-    return projected * (std / projected.std().clamp_min(1e-12))
+    scaled: Tensor = projected * (std / projected.std().clamp_min(1e-12))
+    return scaled.to(model.tokens.weight)

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 from racm3.generator.attention import Attention
 from racm3.generator.cache import Cache
 from racm3.generator.config import GeneratorConfig
-from racm3.generator.induction_start import start_induction
 from racm3.vocabulary import Vocabulary
 
 
@@ -75,8 +74,6 @@ class Generator(nn.Module):
         if not config.tie_embeddings:
             self.output = nn.Embedding(vocabulary.size, config.width)
         _initialise(self, generator)
-        if config.induction_start:
-            start_induction(self, generator)
 
     def forward(
         self,

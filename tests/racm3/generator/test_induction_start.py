@@ -3,23 +3,24 @@ import pytest
 import torch
 
 from racm3.document import DocumentTokens
-from racm3.generator.blocks import induction_blocks
+from racm3.generator.blocks import channels_of, induction_blocks
 from racm3.generator.config import GeneratorConfig
-from racm3.generator.induction_start import spread_vectors, start_image_embeddings
+from racm3.generator.induction_start import start_image_embeddings, start_induction
 from racm3.generator.transformer import Generator
 from racm3.sequence.layout import Layout
 from racm3.training.stream import Example, evaluation_batch
 from racm3.vocabulary import Vocabulary
 
-CODES, PLACES, CAPTION = 64, 36, 4
+CODES, GRID, CAPTION = 64, (6, 6), 4
+CELLS = GRID[0] * GRID[1]
 VOCABULARY = Vocabulary(text_size=20, image_size=CODES, num_sentinels=2)
-LAYOUT = Layout(vocabulary=VOCABULARY, image_tokens=PLACES, max_text_tokens=CAPTION)
+LAYOUT = Layout(vocabulary=VOCABULARY, image_tokens=CELLS, max_text_tokens=CAPTION)
 
 
 def make(*, num_slots=3, **changes):
-    shape = {"layers": 3, "width": 96, "heads": 3, "positions": "document", "init_std": 0.1}
-    shape |= {"num_places": LAYOUT.places.size, "tie_embeddings": False, "induction_start": True}
-    config = GeneratorConfig(**shape | {"num_slots": num_slots} | changes)
+    shape = {"layers": 2, "width": 128, "heads": 4, "positions": "document", "init_std": 0.1}
+    shape |= {"num_places": LAYOUT.places.size, "tie_embeddings": False, "num_slots": num_slots}
+    config = GeneratorConfig(**shape | changes)
     return Generator(config, VOCABULARY, generator=torch.Generator().manual_seed(0)).eval()
 
 
@@ -27,21 +28,22 @@ def codebook():
     return torch.randn(CODES, 16, generator=torch.Generator().manual_seed(3))
 
 
-def started():
-    model = make()
-    start_image_embeddings(model, codebook(), generator=torch.Generator().manual_seed(4))
+def start(model, codes=None):
+    draw = torch.Generator().manual_seed(4)
+    codes = codebook() if codes is None else codes
+    start_induction(model, LAYOUT.places, GRID, codes, generator=draw)
     return model
 
 
 def documents(count, seed):
     """Documents of random codes, no code twice in a row."""
-    steps = np.random.default_rng(seed).integers(1, CODES, (count, PLACES))
+    steps = np.random.default_rng(seed).integers(1, CODES, (count, CELLS))
     images = steps.cumsum(axis=1) % CODES
     return [DocumentTokens(text=(1, 2, 3), image=tuple(image.tolist())) for image in images]
 
 
 def preferred(model, main, contexts):
-    """Probabilities of the codes at each place of the main document's image, [PLACES, CODES]."""
+    """Probabilities of the codes at each place of the main document's image, [CELLS, CODES]."""
     example = Example(example_id="e", document_id="d", main=main, queries=())
     batch = evaluation_batch(
         [example], layout=LAYOUT, task="image", k=len(contexts), contexts=[contexts]
@@ -59,7 +61,7 @@ def share(probabilities, image):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_untrained_it_copies_the_context_that_has_been_right(seed):
-    model, (one, other, stranger) = started(), documents(3, seed)
+    model, (one, other, stranger) = start(make()), documents(3, seed)
     for contexts in ([one, other], [other, one]):
         drawn = preferred(model, one, contexts)
         assert share(drawn, one.image) > 2 * share(drawn, other.image)
@@ -69,46 +71,57 @@ def test_untrained_it_copies_the_context_that_has_been_right(seed):
 
 
 def test_without_contexts_nothing_is_copied():
-    model, (main,) = started(), documents(1, 7)
+    model, (main,) = start(make()), documents(1, 7)
     drawn = preferred(model, main, [])
     assert share(drawn, main.image) < 4 / CODES
 
 
+def test_what_stands_to_the_left_and_above_is_found():
+    model, (main,) = start(make()), documents(1, 3)
+    example = Example(example_id="e", document_id="d", main=main, queries=())
+    batch = evaluation_batch([example], layout=LAYOUT, task="image", k=0)
+    with torch.no_grad():
+        x = model._embed(batch.input_ids, batch.places, batch.next_places, batch.slots, 0)
+        after = x + model.blocks[0].attention(model.blocks[0].attention_norm(x), None)
+    blocks = induction_blocks(width=128, heads=4, num_slots=3)
+    own, base = batch.places[0].tolist(), LAYOUT.places.image_base
+    inside = {place: i for i, place in enumerate(own) if base <= place < base + CELLS}
+    cosine = torch.nn.functional.cosine_similarity
+    found = {"left": [], "above": [], "above_next": []}
+    for place, i in inside.items():
+        for name, other in (("left", place - 1), ("above", place - 6), ("above_next", place - 5)):
+            if other in inside:
+                fetched = after[0, i, getattr(blocks, name)]
+                found[name].append(cosine(fetched, x[0, inside[other], blocks.code], dim=0))
+    for values in found.values():
+        assert torch.stack(values).median() > 0.9
+
+
 def test_vanilla_starts_the_same_way_with_one_slot():
-    blocks = induction_blocks(width=96, heads=3, num_slots=1)
-    wide = induction_blocks(width=96, heads=3, num_slots=3)
-    for name in ("own", "code", "prev", "copied"):
-        mine, theirs = getattr(blocks, name), getattr(wide, name)
-        assert mine.stop - mine.start == theirs.stop - theirs.start
-    read = make(num_slots=1).output.weight[:, blocks.copied]
-    assert read.norm(dim=1).median() > 0
+    blocks = induction_blocks(width=128, heads=4, num_slots=1)
+    wide = induction_blocks(width=128, heads=4, num_slots=3)
+    for name in ("own", "code", "left", "copied"):
+        assert channels_of(getattr(blocks, name)) == channels_of(getattr(wide, name))
+    start(make(num_slots=1))
 
 
-def test_places_are_spread_apart():
-    vectors = spread_vectors(95, 16, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(vectors.norm(dim=1), torch.full((95,), 4.0))
-    cosines = vectors @ vectors.T / 16
-    assert (cosines - 2 * torch.eye(95)).max() < 0.45
-
-
-def test_image_embeddings_start_from_the_codebook_and_are_read_where_copies_are_written():
+def test_codes_are_read_where_copies_are_written():
     model, codes = make(), codebook()
     codes[1] = codes[0]
     before = model.tokens.weight.detach().clone()
-    start_image_embeddings(model, codes, generator=torch.Generator().manual_seed(4))
-    blocks = induction_blocks(width=96, heads=3, num_slots=3)
+    start(model, codes)
+    blocks = induction_blocks(width=128, heads=4, num_slots=3)
     ids = slice(VOCABULARY.image_range.start, VOCABULARY.image_range.stop)
     rows, output = model.tokens.weight[ids], model.output.weight[ids]
-    assert torch.equal(model.tokens.weight[: ids.start], before[: ids.start])
+    words = slice(VOCABULARY.text_range.start, VOCABULARY.text_range.stop)
+    assert torch.equal(model.tokens.weight[words, blocks.free], before[words, blocks.free])
     assert torch.equal(rows[0, blocks.code], rows[1, blocks.code])
     cosine = torch.nn.functional.cosine_similarity(rows[:, blocks.code], output[:, blocks.copied])
     torch.testing.assert_close(cosine, torch.ones(CODES))
-    with pytest.raises(ValueError, match="codes"):
-        start_image_embeddings(model, codes[:3], generator=torch.Generator())
 
 
 def test_without_an_induction_start_angles_between_codes_are_kept():
-    model, codes = make(induction_start=False), codebook()
+    model, codes = make(), codebook()
     start_image_embeddings(model, codes, generator=torch.Generator().manual_seed(4))
     rows = model.tokens.weight.detach()[VOCABULARY.image_range.start :][:CODES]
     centred = codes - codes.mean(0)
@@ -116,6 +129,8 @@ def test_without_an_induction_start_angles_between_codes_are_kept():
     torch.testing.assert_close(
         cosine(rows[0], rows[1], dim=0), cosine(centred[0], centred[1], dim=0), atol=1e-4, rtol=0
     )
+    with pytest.raises(ValueError, match="codes"):
+        start_image_embeddings(model, codes[:3], generator=torch.Generator())
 
 
 @pytest.mark.parametrize(
@@ -124,10 +139,11 @@ def test_without_an_induction_start_angles_between_codes_are_kept():
         ({"tie_embeddings": True}, "tie_embeddings false"),
         ({"positions": "rope"}, 'positions "document"'),
         ({"layers": 1}, "two layers"),
-        ({"heads": 24}, "8 channels"),
-        ({"heads": 2}, "channels in all"),
+        ({"heads": 32}, "multiple of 8"),
+        ({"heads": 2}, "3 heads"),
+        ({"width": 96, "heads": 3, "num_slots": 9}, "channels in all"),
     ],
 )
 def test_what_it_needs_is_said(changes, said):
     with pytest.raises(ValueError, match=said):
-        make(**changes)
+        start(make(**changes))
