@@ -127,7 +127,7 @@ def test_what_passes_its_deadline_is_given_up_and_its_process_ends(ray_executor,
     executor = ray_executor
     tries, executor.tries = executor.tries, 1
     try:
-        outcomes = _collect(executor, Square(tmp_path), ["hang", 4], deadline=1.5)
+        outcomes = _collect(executor, Square(tmp_path), ["hang", 4], deadline=4)
     finally:
         executor.tries = tries
     assert outcomes[0].error.startswith("TimeoutError")
