@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,15 @@ class Retriever:
     def _lacking(self, selection: Selection) -> bool:
         return len(selection.contexts) < self._config.max_contexts
 
+    def _end(self, selection: Selection) -> float | None:
+        """Score at which the walk ended: of the K-th context, or of the first below the floor."""
+        last = selection.skipped[-1:]
+        if last and last[0].reason is SkipReason.BELOW_FLOOR:
+            return last[0].score
+        if self._lacking(selection):
+            return None
+        return selection.contexts[-1].score if selection.contexts else math.inf
+
     def _attempt(
         self, queries: Vectors, mains: Sequence[MainDocument | None], rows: Sequence[int], k: int
     ) -> list[tuple[Selection, bool]]:
@@ -117,9 +127,8 @@ class Retriever:
         for i, row in enumerate(rows):
             ranking = order_hits(scores[i], positions[i], self._memory)
             found = select_contexts(ranking, self._memory, self._config, mains[row])
-            full = not self._lacking(found)
-            tied = full and bool(found.contexts) and found.contexts[-1].score <= ranking[-1][0]
-            attempts.append((found, full and not tied))
+            ended = self._end(found)
+            attempts.append((found, ended is not None and ended > ranking[-1][0]))
         return attempts
 
     def _candidates(self, queries: Vectors, k: int) -> Hits:

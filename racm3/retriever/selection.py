@@ -92,7 +92,10 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Contexts and what was passed over on the way to them; nothing after the K-th is listed."""
+    """Contexts and what was passed over on the way to them.
+
+    Nothing after the K-th is listed, nor anything after the first below the floor.
+    """
 
     contexts: tuple[Hit, ...]
     skipped: tuple[Skipped, ...]
@@ -112,7 +115,7 @@ def select_contexts(
     config: SelectionConfig,
     main: MainDocument | None = None,
 ) -> Selection:
-    """Walks the ranking down until K documents are chosen.
+    """Walks the ranking down until K documents are chosen, or to the floor.
 
     Differs from the paper in one point: a document is kept from itself by its id and its exact
     copies by content, because a query of one modality never scores 0.9 against its own document.
@@ -136,6 +139,8 @@ def select_contexts(
             walk.contexts.append(Hit(document_id=name, position=position, score=score, rank=rank))
         else:
             walk.skipped.append(Skipped(document_id=name, reason=reason, score=score, rank=rank))
+        if reason is SkipReason.BELOW_FLOOR:  # and so is all that follows
+            break
     return Selection(contexts=tuple(walk.contexts), skipped=tuple(walk.skipped))
 
 
@@ -158,12 +163,14 @@ class _Walk:
             raise ValueError("selection.max_per_source needs the memory's sources: give them.")
 
     def reason(self, score: float, position: int) -> SkipReason | None:
-        """The first rule that forbids this document; the floor comes last."""
+        """The first rule that forbids this document."""
+        if self.config.floor is not None and score < self.config.floor:
+            return SkipReason.BELOW_FLOOR
         if self.main is not None and self.memory.document_ids[position] == self.main.document_id:
             return SkipReason.ITSELF
         if self._exact_copy(position):
             return SkipReason.EXACT_COPY
-        return self._near_copy(position) or self._limits(score, position)
+        return self._near_copy(position) or self._source_limit(position)
 
     def _exact_copy(self, position: int) -> bool:
         if self.memory.content is None:
@@ -184,14 +191,12 @@ class _Walk:
             return SkipReason.NEAR_COPY_OF_CONTEXT
         return None
 
-    def _limits(self, score: float, position: int) -> SkipReason | None:
+    def _source_limit(self, position: int) -> SkipReason | None:
         limit, sources = self.config.max_per_source, self.memory.sources
         if limit is not None and sources is not None:
             taken = sum(sources[hit.position] == sources[position] for hit in self.contexts)
             if taken >= limit:
                 return SkipReason.SOURCE_LIMIT
-        if self.config.floor is not None and score < self.config.floor:
-            return SkipReason.BELOW_FLOOR
         return None
 
 
