@@ -136,9 +136,13 @@ def test_a_link_is_followed_forward(lab: Any, store: LocalStore, made: dict[str,
     assert memories == [made["build_memory[extended]"].artifact_id]
 
 
-def test_a_prompt_draws_a_picture(lab: Any, finished: Any) -> None:
+def test_a_prompt_draws_a_picture(lab: Any, store: LocalStore, made: dict[str, Manifest]) -> None:
+    """A caption that the memory holds finds its document, though `smoke` hardly trains."""
+    held = {row["document_id"] for row in rows(store, made["build_memory[extended]"])}
+    documents = rows(store, made["curate_documents"])
+    caption = next(row["caption"] for row in documents if row["document_id"] in held)
     out = lab.folder / "drawn.png"
-    facts = lab.json("generate", "flag: Bhutan", "--out", str(out))
+    facts = lab.json("generate", caption, "--out", str(out))
     assert out.read_bytes().startswith(b"\x89PNG")
     assert 0 < len(facts["contexts"]) <= 2
 
