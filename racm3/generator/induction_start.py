@@ -23,13 +23,17 @@ read, head 1 where what stands above agrees with what stands above the next plac
 the code they find into copied. The leading `</s>` is a sink that holds nothing: it wins where no
 context agrees. The output layer, which is not tied to the embedding, reads copied.
 
+Heads 2 and on read one context each, as far as there are heads: what it has at the next place,
+whether it agrees or not. What that is good for (another hand draws the same flag in other codes)
+training has to find out: they write it into the free channels through weights drawn at random.
+
 Nothing else writes into these blocks at the start; the rest of the stream starts as usual. Only the
 start is set: training may undo it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -46,8 +50,9 @@ __all__ = ["start_image_embeddings", "start_induction"]
 
 PLACE_GAIN, SLOT_GAIN, CODE_GAIN = 12.0, 5.0, 6.0
 """Nats that a match of the block adds to the logit of a key."""
-DOUBT = 0.5
-"""The sink wins over a context that agrees less than this, 1 being equal."""
+SINK = 10.5
+"""Nats of the sink, which LayerNorm makes louder than all else, its token being the quietest: what
+is left of a place is about 10, of a place whose code agrees 15, of the sink 13 (the demo's)."""
 COPY_LOGIT = 6.0
 """Logit of a code that one head has copied with full weight."""
 QUIET = 0.3
@@ -95,9 +100,7 @@ def start_induction(
     if config.layers < 2:
         raise ValueError("An induction start needs two layers or more; add one, or leave it out.")
     blocks = induction_blocks(width=config.width, heads=config.heads, num_slots=config.num_slots)
-    _start_places(
-        model, blocks, place_vectors(places, grid, channels_of(blocks.own), generator=generator)
-    )
+    _start_places(model, blocks, place_vectors(places, grid, channels_of(blocks.own)))
     _start_tokens(
         model, blocks, _code_vectors(model, codebook, channels_of(blocks.code), generator)
     )
@@ -108,6 +111,7 @@ def start_induction(
             _start_first_layer(heads, blocks, up)
         else:
             _start_copying(heads, blocks)
+            _start_reading(heads, blocks, range(2, config.heads))
 
 
 def _start_first_layer(heads: _Heads, blocks: InductionBlocks, up: Tensor) -> None:
@@ -118,12 +122,22 @@ def _start_first_layer(heads: _Heads, blocks: InductionBlocks, up: Tensor) -> No
 
 
 def _start_copying(heads: _Heads, blocks: InductionBlocks) -> None:
-    sink = PLACE_GAIN + DOUBT * CODE_GAIN
     there = _Match(blocks.next, blocks.own, PLACE_GAIN)
     left = _Match(blocks.code, blocks.left, CODE_GAIN)
     upper = _Match(blocks.above_next, blocks.above, CODE_GAIN)
-    heads.start(0, [there, left], target=blocks.copied, sink=sink)
-    heads.start(1, [there, upper], target=blocks.copied, sink=sink)
+    heads.start(0, [there, left], target=blocks.copied, sink=SINK)
+    heads.start(1, [there, upper], target=blocks.copied, sink=SINK)
+
+
+def _start_reading(heads: _Heads, blocks: InductionBlocks, free_heads: Iterable[int]) -> None:
+    """Slot 1 for the first of these heads, slot 2 for the second."""
+    slots = channels_of(blocks.slot)
+    there = _Match(blocks.next, blocks.own, PLACE_GAIN)
+    for head, slot in zip(free_heads, range(1, slots), strict=False):
+        asks = torch.zeros(slots, slots)
+        asks[slot] = 1  # of whichever document the query is
+        document = _Match(blocks.slot, blocks.slot, SLOT_GAIN, asks)
+        heads.start(head, [there, document])
 
 
 class _Heads:
@@ -138,12 +152,21 @@ class _Heads:
         block.ffn_out.weight[: blocks.free.start] = 0
 
     def start(
-        self, head: int, matches: Sequence[_Match], *, target: slice, sink: float | None = None
+        self,
+        head: int,
+        matches: Sequence[_Match],
+        *,
+        target: slice | None = None,
+        sink: float | None = None,
     ) -> None:
-        """Sets a head to compare blocks, and to write the codes it finds into `target`."""
+        """Sets a head to compare blocks, and to write the codes it finds into `target`.
+
+        Without a target it writes them, and the values that it draws at random beside them, where
+        its weights at random lead.
+        """
         first, D = head * self.width, self.width
         query, key, value = (offset + first for offset in (0, self.stream, 2 * self.stream))
-        for start in (query, key, value):
+        for start in (query, key):
             self.weight[start : start + D] = 0
         used = 0
         for match in matches:
@@ -153,10 +176,12 @@ class _Heads:
             strength = (sink * D**0.5) ** 0.5
             self.bias[query + used] = strength
             self.weight[key + used, self.blocks.sink] = strength
-        code = torch.eye(channels_of(self.blocks.code))
-        self.weight[value : value + len(code), self.blocks.code] = code
-        self.out[:, first : first + D] = 0
-        self.out[target, first : first + len(code)] = code
+        size = channels_of(self.blocks.code)
+        self.weight[value : value + (D if target is not None else size)] = 0
+        self.weight[value : value + size, self.blocks.code] = torch.eye(size)
+        if target is not None:
+            self.out[:, first : first + D] = 0
+            self.out[target, first : first + size] = torch.eye(size)
 
     def _compare(self, match: _Match, query: int, key: int) -> None:
         """Logit = gain * mean over the blocks' channels of query * key (entries are about 1)."""

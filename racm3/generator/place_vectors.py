@@ -4,7 +4,7 @@ A cell (row, column) of the image's grid is [rotary(row) | rotary(column)], wher
 (cos w_k n, sin w_k n) for frequencies w_k = 2 pi (k + 1/2) / N, as in sinusoidal positions
 (arXiv:1706.03762) but evenly spread: numbers that differ by less than N are then orthogonal where
 there are N channels, and nearly so where there are fewer. Token t of a caption is the negative of
-cell t, so that no word is taken for a cell.
+cell t, so that no word is taken for a cell. Separators have no cell: their vectors are 0.
 """
 
 from __future__ import annotations
@@ -19,20 +19,16 @@ from racm3.sequence.places import PlaceTable
 __all__ = ["above", "place_vectors"]
 
 
-def place_vectors(
-    places: PlaceTable, grid: tuple[int, int], channels: int, *, generator: torch.Generator
-) -> Tensor:
-    """Vectors of norm sqrt(channels) for all places, [places.size, channels].
+def place_vectors(places: PlaceTable, grid: tuple[int, int], channels: int) -> Tensor:
+    """Vectors of all places, of norm sqrt(channels) or 0, [places.size, channels].
 
     Args:
         places: Which places there are.
         grid: Rows and columns of the image codes.
         channels: A multiple of 4.
-        generator: Of the vectors of separators, which have no cell.
     """
     columns = grid[1]
-    vectors = torch.randn(places.size, channels, generator=generator)
-    vectors *= channels**0.5 / vectors.norm(dim=1, keepdim=True)
+    vectors = torch.zeros(places.size, channels)
     for first, count, sign in (
         (places.text_base, places.max_text_tokens + 1, -1.0),
         (places.image_base, places.image_tokens, 1.0),

@@ -97,6 +97,33 @@ def test_what_stands_to_the_left_and_above_is_found():
         assert torch.stack(values).median() > 0.9
 
 
+def attended(model, batch, *, layer, head):
+    """Which position each position attends to most, [T]."""
+    with torch.no_grad():
+        x = model._embed(batch.input_ids, batch.places, batch.next_places, batch.slots, 0)
+        for block in model.blocks[:layer]:
+            x = block(x, None)
+        attention = model.blocks[layer].attention
+        q, k, _ = attention.qkv(model.blocks[layer].attention_norm(x))[0].chunk(3, dim=1)
+    D = attention.head_width
+    logits = q[:, head * D : head * D + D] @ k[:, head * D : head * D + D].T
+    future = torch.ones_like(logits, dtype=torch.bool).triu(1)
+    return logits.masked_fill(future, -torch.inf).argmax(dim=1)
+
+
+def test_one_head_a_context_reads_what_it_has_at_the_next_place():
+    model, (main, first, second) = start(make()), documents(3, 5)
+    example = Example(example_id="e", document_id="d", main=main, queries=())
+    for contexts in ([first, second], [first]):
+        batch = evaluation_batch([example], layout=LAYOUT, task="image", k=2, contexts=[contexts])
+        own, asked = batch.places[0], batch.next_places[0]
+        asking = batch.weights[0] > 0
+        for slot in range(1, 1 + len(contexts)):
+            found = attended(model, batch, layer=1, head=1 + slot)[asking]
+            assert (batch.slots[0, found] == slot).all()
+            assert (own[found] == asked[asking]).all()
+
+
 def test_vanilla_starts_the_same_way_with_one_slot():
     blocks = induction_blocks(width=128, heads=4, num_slots=1)
     wide = induction_blocks(width=128, heads=4, num_slots=3)
