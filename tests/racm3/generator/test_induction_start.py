@@ -65,7 +65,7 @@ def test_untrained_it_copies_the_context_that_has_been_right(seed):
     for contexts in ([one, other], [other, one]):
         drawn = preferred(model, one, contexts)
         assert share(drawn, one.image) > 2 * share(drawn, other.image)
-        assert share(drawn, one.image) > 3 / CODES
+        assert share(drawn, one.image) > 8 / CODES  # the sink must not out-shout agreement
     alone = preferred(model, stranger, [one, other])
     assert share(alone, one.image) < 0.5 * share(preferred(model, one, [one, other]), one.image)
 
