@@ -42,6 +42,7 @@ _SMOKE_SIZES: dict[str, Any] = {
     "batch_size": 8,
     "validation_examples": 24,
     "prompts_per_group": 6,
+    "images_per_prompt": 1,
     "resamples": 200,
 }
 
@@ -64,6 +65,7 @@ _EMOJI_SIZES: dict[str, Any] = {
     "batch_size": 8,
     "validation_examples": 96,
     "prompts_per_group": 64,
+    "images_per_prompt": 4,
     "resamples": 2000,
 }
 
@@ -127,6 +129,8 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
         "generate": {
             "model": "",
             "prompts_per_group": sizes["prompts_per_group"],
+            "images_per_prompt": sizes["images_per_prompt"],
+            "images": {"temperature": 1.0, "top_p": 0.9},
         },
         "score": {"resamples": sizes["resamples"]},
         "report": {"title": f"RA-CM3: {namespace}"},

@@ -16,7 +16,7 @@ from racm3.metrics.clip_score import clip_score
 from racm3.metrics.kid import cmmd, kid
 from racm3.metrics.pixels import psnr
 from racm3.metrics.score import Score
-from racm3.metrics.tokens import token_accuracy
+from racm3.metrics.tokens import token_accuracies, token_accuracy
 
 __all__ = ["Answers", "Truth", "add_caption_scores", "add_image_scores", "add_ratios"]
 
@@ -46,7 +46,9 @@ class Answers:
     places: tuple[Place, ...]
     slices: tuple[Slice, ...]
     images: Images | None = None
+    """The first sample of each prompt."""
     codes: NDArray[np.int64] | None = None
+    """All samples of each prompt, [n, samples, h*w]."""
     captions: tuple[str, ...] | None = None
 
 
@@ -76,8 +78,7 @@ def add_image_scores(
         _add(board, scores, answers, where, "image")
     if answers.codes is None:
         return None
-    true = np.stack([truth.codes[i] for i in ids])
-    return np.asarray((answers.codes == true).mean(axis=1), dtype=np.float64)
+    return token_accuracies(answers.codes, np.stack([truth.codes[i] for i in ids]))
 
 
 def add_caption_scores(board: Board, answers: Answers, truth: Truth) -> None:
@@ -122,8 +123,8 @@ def add_ratios(
             n=len(index),
             low=min(result.low, result.high),
             high=max(result.low, result.high),
-            protocol=f"mean token accuracy / that of {other.model}, one sample a prompt, same "
-            "settings; paired bootstrap over concepts",
+            protocol=f"mean token accuracy / that of {other.model}, same settings and number of "
+            "samples a prompt; paired bootstrap over concepts",
         )
         _add(board, [score], answers, where, "image")
 

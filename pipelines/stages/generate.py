@@ -53,6 +53,9 @@ class Config(StageConfig):
     tasks: tuple[Task, ...] = ("image", "caption")
     images: SamplingConfig = Field(default_factory=SamplingConfig)
     captions: SamplingConfig = Field(default_factory=SamplingConfig)
+    images_per_prompt: int = Field(
+        1, ge=1, description="images drawn of each caption; token accuracy is their mean"
+    )
     prompts_per_group: int | None = Field(
         None, description="of each set and group at most so many prompts, chosen by digest"
     )
@@ -61,7 +64,7 @@ class Config(StageConfig):
 
 
 class Generate(ShardStage[Config]):
-    """`generations` for the prompts that evaluation examples hold; one sample a prompt and task."""
+    """`generations` for the prompts that evaluation examples hold; first samples come first."""
 
     name = "generate"
     version = 1
@@ -103,10 +106,14 @@ class Generate(ShardStage[Config]):
             table = reader.tables(plan.inputs["examples"])
             wanted = set(plan.slice["example_ids"])
             keep = pa.array([i in wanted for i in table.column("example_id").to_pylist()])
-            asked = len(wanted) * len(config.tasks)
+            asked = len(wanted) * sum(_samples(config, task) for task in config.tasks)
             return ShardOutput(table=writer.write(table.filter(keep)), rows_in=asked)
 
         return run
+
+
+def _samples(config: Config, task: Task) -> int:
+    return config.images_per_prompt if task == "image" else 1
 
 
 def _choose(
@@ -138,18 +145,17 @@ class _Writer:
         self.generator, self.images, self.text = generator, images, text
 
     def write(self, table: pa.Table) -> pa.Table:
-        """One row for each example and task."""
+        """One row for each example, task and sample."""
         examples, places = examples_of(table), table.select(["set", "group", "concept"]).to_pylist()
         rows = []
         for task in self.config.tasks:
             chosen = [_contexts(e, task, self.config.k) for e in examples]
             prompts = [self._prompt(e, task, c) for e, c in zip(examples, chosen, strict=True)]
-            seeds = [self._seed(e.document_id, task) for e in examples]
-            drawn = self._sample(task, prompts, seeds)
-            for example, place, contexts, seed, sample in zip(
-                examples, places, chosen, seeds, drawn, strict=True
-            ):
-                rows.append(self._row(example, place, task, contexts, seed, sample))
+            for sample in range(_samples(self.config, task)):
+                seeds = [self._seed(e.document_id, task, sample) for e in examples]
+                drawn = self._sample(task, prompts, seeds)
+                for asked in zip(examples, places, chosen, seeds, drawn, strict=True):
+                    rows.append(self._row(task, *asked))
         return pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
 
     def _prompt(self, example: Example, task: Task, contexts: QueryContexts | None) -> Prompt:
@@ -170,15 +176,15 @@ class _Writer:
         model, layout = self.generator.model, self.generator.layout
         return draw(model, layout, prompts, settings, seeds=seeds)
 
-    def _seed(self, document_id: str, task: Task) -> int:
+    def _seed(self, document_id: str, task: Task, sample: int) -> int:
         """The same for every model, so that only the model differs."""
-        return int(digest_of([self.config.seed, document_id, task])[:15], 16)
+        return int(digest_of([self.config.seed, document_id, task, sample])[:15], 16)
 
     def _row(
         self,
+        task: Task,
         example: Example,
         place: dict[str, Any],
-        task: Task,
         contexts: QueryContexts | None,
         seed: int,
         sample: Sampled,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -193,9 +193,10 @@ class _Work:
         table = self.reader.tables(self.inputs[name].tables("generations"))
         found = []
         for task in ("image", "caption"):
-            rows = [row for row in table.to_pylist() if row["task"] == task]
-            if not rows:
+            samples = _by_prompt(row for row in table.to_pylist() if row["task"] == task)
+            if not samples:
                 continue
+            rows = [of_prompt[0] for of_prompt in samples]
             places = tuple(_place(row | {"document_id": row["prompt_id"]}) for row in rows)
             part = Answers(
                 model=rows[0]["model"],
@@ -208,7 +209,7 @@ class _Work:
                 part = replace(
                     part,
                     images=np.stack([image_array(row["image"]) for row in rows]),
-                    codes=np.array([row["output_tokens"] for row in rows]),
+                    codes=np.array([[row["output_tokens"] for row in some] for some in samples]),
                 )
             else:
                 part = replace(part, captions=tuple(row["caption"] for row in rows))
@@ -272,6 +273,14 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
+def _by_prompt(rows: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The samples of each prompt, the first one first."""
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        samples.setdefault(row["prompt_id"], []).append(row)
+    return list(samples.values())
+
+
 def _place(row: Mapping[str, Any]) -> Place:
     return Place(
         document_id=row["document_id"],
@@ -291,4 +300,4 @@ def _top_codes(examples: Sequence[Example], index: Sequence[int]) -> NDArray[np.
     for i in index:
         asked = [query for query in examples[i].queries if query.query == "text"]
         codes.append(min(asked, key=lambda query: query.draw).contexts[0].image)
-    return np.array(codes)
+    return np.array(codes)[:, None]

@@ -215,12 +215,16 @@ class _Work:
         }
 
     def _rows(self, model: str, memory: str, task: str) -> dict[str, Row]:
-        """Rows of one generations artifact by prompt; those without a document are free prompts."""
+        """First samples of a generations artifact by prompt; a free prompt has no document."""
         selection = self.inputs[f"generations.{model}.{memory}"]
         rows = [
             r for s in selection.tables("generations") for r in self.reader.table(s).to_pylist()
         ]
-        return {r["prompt_id"]: r for r in rows if r["task"] == task and r["prompt_id"]}
+        found: dict[str, Row] = {}
+        for row in rows:
+            if row["task"] == task and row["prompt_id"]:
+                found.setdefault(row["prompt_id"], row)
+        return found
 
     def _documents(self, wanted: set[str]) -> dict[str, Document]:
         """The documents asked for, with picture and origin."""
