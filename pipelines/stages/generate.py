@@ -64,7 +64,7 @@ class Config(StageConfig):
 
 
 class Generate(ShardStage[Config]):
-    """`generations` for the prompts that evaluation examples hold; first samples come first."""
+    """`generations` for the prompts that evaluation examples hold."""
 
     name = "generate"
     version = 1

@@ -274,9 +274,9 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _by_prompt(rows: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The samples of each prompt, the first one first."""
+    """The samples of each prompt by seed: shards sort by id, and seeds are equal for all models."""
     samples: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["seed"]):
         samples.setdefault(row["prompt_id"], []).append(row)
     return list(samples.values())
 

@@ -215,13 +215,13 @@ class _Work:
         }
 
     def _rows(self, model: str, memory: str, task: str) -> dict[str, Row]:
-        """First samples of a generations artifact by prompt; a free prompt has no document."""
+        """Samples of least seed by prompt, of one generations artifact; free prompts left out."""
         selection = self.inputs[f"generations.{model}.{memory}"]
         rows = [
             r for s in selection.tables("generations") for r in self.reader.table(s).to_pylist()
         ]
         found: dict[str, Row] = {}
-        for row in rows:
+        for row in sorted(rows, key=lambda row: row["seed"]):
             if row["task"] == task and row["prompt_id"]:
                 found.setdefault(row["prompt_id"], row)
         return found
