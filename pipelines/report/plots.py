@@ -132,7 +132,9 @@ def _inner_range(curves: Sequence[list[tuple[float, float]]]) -> tuple[float, fl
 
 def _padded(low: float, high: float, share: float) -> tuple[float, float]:
     if high - low <= 1e-12 * max(1.0, abs(high)):
-        return low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
+        size = max(abs(low), abs(high))
+        margin = 0.5 * (size if size > 1e-12 else 1.0)  # half of the least number is 0
+        return low - margin, high + margin
     return low - share * (high - low), high + share * (high - low)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.report.model import Curve, Panel
@@ -20,6 +20,8 @@ def test_ticks_are_few_round_and_inside(low: float, span: float) -> None:
     assert all(low - slack <= tick <= low + span + slack for tick in ticks)
 
 
+@example([(5e-324, 0.0)])
+@example([(0.0, 5e-324)])
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=30))
 def test_every_point_is_inside_the_axes(points: list[tuple[float, float]]) -> None:
     curve = Curve(name="c", x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
