@@ -165,7 +165,8 @@ class VQGAN(nn.Module):
                 f"encode() takes images [B, {', '.join(map(str, expected))}], "
                 f"not {list(images.shape)}: resize them first."
             )
-        return self.codebook.nearest(self.latents(images)).view(images.shape[0], -1)
+        codes = self.codebook.nearest(self.latents(images.to(self._device)))
+        return codes.view(images.shape[0], -1).to(images.device)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -179,7 +180,12 @@ class VQGAN(nn.Module):
             raise ValueError(f"decode() takes codes [B, {length}], not {list(codes.shape)}.")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
             raise ValueError(f"decode() takes codes in 0..{self.codebook_size - 1}; some are not.")
-        return self.paint(self.codebook.lookup(codes.flatten())).clamp(0.0, 1.0)
+        vectors = self.codebook.lookup(codes.flatten().to(self._device))
+        return self.paint(vectors).clamp(0.0, 1.0).to(codes.device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.codebook.vectors.device
 
     def latents(self, images: Tensor) -> Tensor:
         """Returns the encoder's output [B*h*w, d], row-major, of images [B, 3, H, W]."""

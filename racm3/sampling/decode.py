@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from racm3.sampling.grammar import Grammar
 from racm3.sampling.logits import contrast, distribution, draw, guide
 from racm3.sequence.layout import Layout
 from racm3.sequence.places import PlaceCursor, Resume
+
+Lacks = Literal["prompt", "contexts", "both"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,9 @@ class SamplingConfig:
     """Ids kept; `None` = all."""
     guidance: float = 1.0
     """Classifier-free guidance; 1 = off (CM3Leon's best is about 3)."""
+    null_lacks: Lacks = "prompt"
+    """What the null prompt lacks: the prompt (CM3Leon), or the contexts (context-aware decoding,
+    arXiv:2305.14739, whose alpha is `guidance` - 1), or both."""
     contrastive_k: int | None = None
     """CD-K's k; `None` = off. Excludes guidance."""
     contrastive_alpha: float = 0.5
@@ -86,7 +91,7 @@ class Job:
     source: Source
     """With the condition."""
     null: Source
-    """Without: contexts kept, the prompt masked."""
+    """Without: as `SamplingConfig.null_lacks` says."""
     grammar: Grammar
     """What is to be written."""
     seed: int

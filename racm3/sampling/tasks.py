@@ -6,13 +6,15 @@ Prompts are laid out as in training (`racm3.sequence.layout`, `racm3.objective.m
 * caption: ``</s> contexts <sentinel:0> <break> I </s> <sentinel:0>``, then text up to ``<eoss>``;
 * infill: ``</s> contexts T <break> I.. <sentinel:0> ..I </s> <sentinel:0>``, then the hole's codes.
 
-The null prompt of guidance keeps the contexts and masks the rest.
+The null prompt has no contexts, or masks the caption (where one is to be written: the image), or
+both, by `SamplingConfig.null_lacks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,20 +75,16 @@ def sample_images(
     Raises:
         ValueError: A prompt has no text, or a context not the layout's number of codes.
     """
+    end, hidden = layout.vocabulary.break_id, layout.vocabulary.sentinel_id(0)
+    grammar = Grammar("image", layout.image_tokens)
     jobs = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         text = _required(prompt.text, "sample_images needs prompts with text")
-        head, end = _contexts(prompt, layout), layout.vocabulary.break_id
-        null = (*head, layout.vocabulary.sentinel_id(0), end)
-        jobs.append(
-            _job(
-                prompt,
-                (*head, *_text(text, layout), end),
-                null,
-                room=layout.image_tokens,
-                seed=seed,
-            )
-        )
+        sources = [
+            Source(ids=(*front.ids, *caption, end), num_contexts=front.num_contexts)
+            for front, caption in _both(prompt, layout, config, _text(text, layout), [hidden])
+        ]
+        jobs.append(Job(source=sources[0], null=sources[1], grammar=grammar, seed=seed))
     written = decode(generator, layout, jobs, config, progress=progress)
     return [
         _sampled(w, tuple(p.text or ()), _codes(w, layout))
@@ -108,29 +106,28 @@ def sample_captions(
     Args and errors as in `sample_images`; the prompts carry `image`.
     """
     vocabulary = layout.vocabulary
-    hidden = vocabulary.sentinel_id(0)
+    hidden, end = vocabulary.sentinel_id(0), vocabulary.document_end_id
+    other = vocabulary.sentinel_id(1) if vocabulary.num_sentinels > 1 else hidden
+    grammar = Grammar("text", layout.max_text_tokens)
     jobs = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         image = _required(prompt.image, "sample_captions needs prompts with an image")
-        head, n = _contexts(prompt, layout), len(prompt.contexts)
-        tail = (vocabulary.document_end_id, hidden)
-        start = (*head, hidden, vocabulary.break_id)
-        other = vocabulary.sentinel_id(1) if vocabulary.num_sentinels > 1 else hidden
-        resumes = (
-            Resume(modality=Modality.TEXT, document=n),
-            Resume(modality=Modality.IMAGE, index=layout.image_tokens, document=n),
-        )
-        grammar = Grammar("text", layout.max_text_tokens)
-        jobs.append(
-            Job(
-                source=Source(
-                    ids=(*start, *_image(image, layout), *tail), num_contexts=n, resumes=resumes
+        sources = [
+            Source(
+                ids=(*front.ids, hidden, vocabulary.break_id, *shown, end, hidden),
+                num_contexts=front.num_contexts,
+                resumes=(
+                    Resume(modality=Modality.TEXT, document=front.num_contexts),
+                    Resume(
+                        modality=Modality.IMAGE,
+                        index=layout.image_tokens,
+                        document=front.num_contexts,
+                    ),
                 ),
-                null=Source(ids=(*start, other, *tail), num_contexts=n, resumes=resumes),
-                grammar=grammar,
-                seed=seed,
             )
-        )
+            for front, shown in _both(prompt, layout, config, _image(image, layout), [other])
+        ]
+        jobs.append(Job(source=sources[0], null=sources[1], grammar=grammar, seed=seed))
     written = decode(generator, layout, jobs, config, progress=progress)
     first = vocabulary.text_range.start
     return [
@@ -171,12 +168,17 @@ def infill_images(
             raise ValueError(f"The hole [{start}, {stop}) is empty or outside the image.")
         text = _required(prompt.text, "infill_images needs prompts with text")
         image = _image(_required(prompt.image, "infill_images needs prompts with an image"), layout)
-        head, n = _contexts(prompt, layout), len(prompt.contexts)
         rest = (*image[:start], hidden, *image[stop:], vocabulary.document_end_id, hidden)
-        resumes = (Resume(modality=Modality.IMAGE, index=stop, document=n),)
-        ids = (*head, *_text(text, layout), vocabulary.break_id, *rest)
-        null = (*head, vocabulary.break_id, *rest)
-        jobs.append(_job(prompt, ids, null, room=stop - start, seed=seed, resumes=resumes))
+        sources = [
+            Source(
+                ids=(*front.ids, *caption, vocabulary.break_id, *rest),
+                num_contexts=front.num_contexts,
+                resumes=(Resume(modality=Modality.IMAGE, index=stop, document=front.num_contexts),),
+            )
+            for front, caption in _both(prompt, layout, config, _text(text, layout), [])
+        ]
+        grammar = Grammar("image", stop - start)
+        jobs.append(Job(source=sources[0], null=sources[1], grammar=grammar, seed=seed))
     written = decode(generator, layout, jobs, config, progress=progress)
     return [
         _sampled(
@@ -245,29 +247,27 @@ def _image(image: Sequence[int], layout: Layout) -> list[int]:
     return [layout.vocabulary.to_image_id(code) for code in image]
 
 
-def _contexts(prompt: Prompt, layout: Layout) -> list[int]:
+class _Front(NamedTuple):
+    """What stands before the main document."""
+
+    ids: list[int]
+    num_contexts: int
+
+
+def _both(
+    prompt: Prompt, layout: Layout, config: SamplingConfig, shown: list[int], masked: list[int]
+) -> tuple[tuple[_Front, list[int]], tuple[_Front, list[int]]]:
+    """What is read for the prompt, and for its null prompt."""
+    lacks, front = config.null_lacks, _front(prompt.contexts, layout)
+    null = front if lacks == "prompt" else _front((), layout)
+    return (front, shown), (null, shown if lacks == "contexts" else masked)
+
+
+def _front(contexts: Sequence[DocumentTokens], layout: Layout) -> _Front:
     ids, end = [layout.vocabulary.document_end_id], layout.vocabulary.break_id
-    for document in prompt.contexts:
+    for document in contexts:
         ids += [*_text(document.text, layout), end, *_image(document.image, layout), end]
-    return ids
-
-
-def _job(
-    prompt: Prompt,
-    ids: tuple[int, ...],
-    null: tuple[int, ...],
-    *,
-    room: int,
-    seed: int,
-    resumes: tuple[Resume, ...] = (),
-) -> Job:
-    n = len(prompt.contexts)
-    return Job(
-        source=Source(ids=ids, num_contexts=n, resumes=resumes),
-        null=Source(ids=null, num_contexts=n, resumes=resumes),
-        grammar=Grammar("image", room),
-        seed=seed,
-    )
+    return _Front(ids, len(contexts))
 
 
 def _codes(written: Continuation, layout: Layout) -> tuple[int, ...]:

@@ -139,3 +139,15 @@ def test_weights_with_code_or_of_another_shape_are_refused(model_cfg, tokenizer,
 def test_only_colour_images_are_taken(encoder):
     with pytest.raises(ValueError, match="uint8"):
         encoder.encode_images([np.zeros((4, 4), np.uint8)])
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_vectors_of_the_cpu(encoder, model_cfg, weights, tokenizer):
+    spec = ClipSpec(model=model_cfg, pretrained=str(weights), tokenizer_json=tokenizer.to_json())
+    there = load_clip(spec, device="cuda")
+    for one, other in (
+        (there.encode_text(CAPTIONS), encoder.encode_text(CAPTIONS)),
+        (there.encode_images(images()), encoder.encode_images(images())),
+    ):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose((one * other).sum(1), 1, atol=1e-4)

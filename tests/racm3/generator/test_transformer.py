@@ -65,3 +65,18 @@ def test_too_long_a_sequence_is_refused():
         make("sequence")(torch.zeros(1, 25, dtype=torch.int64))
     with pytest.raises(ValueError, match="places"):
         make()(torch.zeros(1, 5, dtype=torch.int64))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("positions", ["document", "rope", "sequence"])
+def test_cuda_gives_the_logits_of_the_cpu(positions):
+    model, whole = make(positions), inputs()
+    with torch.no_grad():
+        expected = model(*whole)
+        model = model.cuda()
+        moved = [x.cuda() for x in whole]
+        cache = Cache(model.config, rows=3, capacity=12, device=torch.device("cuda"))
+        parts = [model(*(x[:, :5] for x in moved), cache=cache)]
+        parts.append(model(*(x[:, 5:] for x in moved), cache=cache))
+        torch.testing.assert_close(model(*moved).cpu(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(parts, 1).cpu(), expected, atol=1e-4, rtol=1e-4)

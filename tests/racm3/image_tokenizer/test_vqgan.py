@@ -144,3 +144,14 @@ def test_named_sizes():
 def test_impossible_shapes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(VQGAN_TINY, **changes)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_codes_of_the_cpu(tokenizer: VQGAN):
+    images = drawings(tokenizer.config)
+    codes, back = tokenizer.encode(images), tokenizer.decode(tokenizer.encode(images))
+    there = tokenizer.cuda()
+    same = (there.encode(images.cuda()).cpu() == codes).float().mean()
+    assert float(same) > 0.98  # a latent between two codes may fall to either
+    # TF32 is what cuDNN multiplies with
+    torch.testing.assert_close(there.decode(codes.cuda()).cpu(), back, rtol=1e-2, atol=1e-2)

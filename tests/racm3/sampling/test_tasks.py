@@ -1,4 +1,6 @@
+import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -69,9 +71,7 @@ def expected_logprob(model, prompt, document, spans=()):
     weights[start : start + n] = 1
     if spans and caption.start == spans[0].start:
         weights[start + n] = 1
-    import dataclasses
-
-    batch = Batch.of_rows([dataclasses.replace(row, weights=weights)], pad_id=0)
+    batch = Batch.of_rows([replace(row, weights=weights)], pad_id=0)
     return -float(measured_nll(model, batch)[0][0])
 
 
@@ -85,7 +85,13 @@ TASKS = [(sample_images, ()), (sample_captions, "caption"), (infill, (2, 6))]
 @pytest.mark.parametrize(("task", "spans"), TASKS)
 @pytest.mark.parametrize(
     "config",
-    [SamplingConfig(), SamplingConfig(guidance=3.0, top_p=0.9), SamplingConfig(contrastive_k=3)],
+    [
+        SamplingConfig(),
+        SamplingConfig(guidance=3.0, top_p=0.9),
+        SamplingConfig(guidance=2.0, null_lacks="contexts"),
+        SamplingConfig(guidance=2.0, null_lacks="both"),
+        SamplingConfig(contrastive_k=3),
+    ],
 )
 def test_samples_parse_and_their_logprob_is_that_of_training(model, task, spans, config):
     given = prompts()
@@ -102,12 +108,30 @@ def test_samples_parse_and_their_logprob_is_that_of_training(model, task, spans,
 
 
 @pytest.mark.parametrize("task", [sample_images, sample_captions, infill])
-def test_a_sample_does_not_depend_on_its_batch_mates(model, task):
+@pytest.mark.parametrize("lacks", ["prompt", "contexts", "both"])
+def test_a_sample_does_not_depend_on_its_batch_mates(model, task, lacks):
     given = prompts(6)
-    config = SamplingConfig(guidance=2.0)
+    config = SamplingConfig(guidance=2.0, null_lacks=lacks)
     together = task(model, LAYOUT, given, config, seeds=range(6))
     alone = [task(model, LAYOUT, [p], config, seeds=[i])[0] for i, p in enumerate(given)]
     assert [s.document for s in together] == [s.document for s in alone]
+
+
+@pytest.mark.parametrize("task", [sample_images, sample_captions, infill])
+def test_guidance_by_a_null_prompt_is_decoding_of_that_prompt(model, task):
+    """At scale 0 only the null prompt speaks; without contexts it is another prompt's."""
+    given = [p for p in prompts(9) if p.contexts]
+    bare = [replace(p, contexts=()) for p in given]
+
+    def written(some, *, lacks, scale=0.0):
+        config = SamplingConfig(guidance=scale, null_lacks=lacks)
+        samples = task(model, LAYOUT, some, config, seeds=range(len(some)))
+        return [s.document for s in samples]
+
+    assert written(given, lacks="contexts") == written(bare, lacks="contexts", scale=1.0)
+    assert written(given, lacks="both") == written(bare, lacks="prompt")
+    assert written(given, lacks="prompt") != written(bare, lacks="prompt")
+    assert written(given, lacks="both") != written(given, lacks="contexts")
 
 
 def test_the_most_likely_candidate_wins(model):
@@ -127,3 +151,14 @@ def test_prompts_without_what_the_task_needs_are_refused(model):
         sample_captions(model, LAYOUT, [Prompt()], SamplingConfig(), seeds=[0])
     with pytest.raises(ValueError, match="hole"):
         infill_images(model, LAYOUT, prompts(1), [(3, 3)], SamplingConfig(), seeds=[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", [sample_images, sample_captions, infill])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_cuda_writes_what_the_cpu_writes(model, task, guidance):
+    """Draws are made on the CPU from each sample's own seed; only logits come from the device."""
+    config = SamplingConfig(guidance=guidance)
+    here = task(model, LAYOUT, prompts(), config, seeds=range(5))
+    there = task(copy.deepcopy(model).cuda(), LAYOUT, prompts(), config, seeds=range(5))
+    assert [s.document for s in there] == [s.document for s in here]

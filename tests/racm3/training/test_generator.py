@@ -75,3 +75,17 @@ def test_training_learns_to_copy_and_wrong_contexts_hurt():
     assert measured.tokens.tolist() == [9.0] * len(data)
     score = perplexity_score(measured, task="image", generator=np.random.default_rng(0))
     assert score.low <= score.value <= score.high
+
+
+@pytest.mark.gpu
+def test_cuda_trains_as_the_cpu_does():
+    data, config = examples(), FitConfig(steps=12, learning_rate=1e-3, warmup_steps=3, log_every=1)
+    validation = Validation(examples=data, layout=LAYOUT, pool=[e.main for e in data], seed=1)
+    logs = []
+    for device in ("cpu", "cuda"):
+        task = GeneratorTask(make().to(device), data, layout=LAYOUT, config=STREAM, seed=0)
+        logs.append(fit(task, config, validate=validation).log)
+    assert [row.split for row in logs[0]] == [row.split for row in logs[1]]
+    for here, there in zip(*logs, strict=True):
+        assert there.metrics == pytest.approx(here.metrics, rel=2e-3)
+        assert there.tokens == here.tokens
