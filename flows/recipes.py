@@ -54,8 +54,8 @@ _EMOJI_SIZES: dict[str, Any] = {
     "tokenizer_steps": 900,
     "tokenizer_widths": (32, 112),
     "generator_steps": None,
-    "generator_flops": 4.5e12,
-    "expected_steps": 4300,
+    "generator_flops": 6e12,
+    "expected_steps": 5800,
     "width": 96,
     "ffn": 192,
     "layers": 2,
@@ -78,6 +78,10 @@ _SPANS = {
     "image_span": 0.1,
 }
 """More of what the score table asks (images in causal order, whole captions) than the default."""
+
+
+_DRAWING = {"temperature": 1.0, "top_p": 0.9, "guidance": 2.0, "null_lacks": "both"}
+"""How all models draw; for one without contexts the null prompt just lacks the caption."""
 
 
 def smoke() -> RunConfig:
@@ -130,7 +134,7 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
             "model": "",
             "prompts_per_group": sizes["prompts_per_group"],
             "images_per_prompt": sizes["images_per_prompt"],
-            "images": {"temperature": 1.0, "top_p": 0.9},
+            "images": _DRAWING,
         },
         "score": {"resamples": sizes["resamples"]},
         "report": {"title": f"RA-CM3: {namespace}"},
@@ -208,7 +212,8 @@ def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
             "shuffle_contexts": False,
             "query_probability_text": 0.75,
             "spans": _SPANS,
-            "group_weights": {"flags": 2.0},
+            "group_weights": {"flags": 3.0},
+            "image_noise": 0.15,
             "max_text_tokens": sizes["max_text_tokens"],
             "max_length": 512,
         },

@@ -18,6 +18,7 @@ from pipelines.runtime.catalog import read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import Store
 from racm3.document import DocumentTokens
+from racm3.sampling.decode import SamplingConfig
 from storage_schemas.manifest import Manifest
 
 __all__ = ["Drawn", "FedContext", "draw_image", "only_namespace"]
@@ -70,7 +71,8 @@ def draw_image(
     model: str,
     memory: str | None = None,
     k: int = 2,
-    temperature: float = 0.85,
+    temperature: float = 1.0,
+    guidance: float = 2.0,
     seed: int = 0,
 ) -> Drawn:
     """Draws an image from a caption with what the references of a recipe point at.
@@ -82,7 +84,8 @@ def draw_image(
         model: name of the generator.
         memory: name of the memory; None: the one that holds most.
         k: contexts at most; a generator that was trained without any gets none.
-        temperature: of the sampler.
+        temperature: of the sampler; it keeps 0.9 of the mass.
+        guidance: by a null prompt that lacks caption and contexts; 1: off.
         seed: of the sample.
 
     Raises:
@@ -91,12 +94,13 @@ def draw_image(
     if not prompt.strip():
         raise UsageError("generate: the prompt is empty; write the caption of an image")
     pin_threads()
+    how = SamplingConfig(temperature=temperature, top_p=0.9, guidance=guidance, null_lacks="both")
     asked = _Asked(store, namespace)
     checkpoint = asked.ref(f"generator.{model}")
     k = min(k, int(checkpoint.config["stream"]["max_k"]))
     name, contexts, tokens = asked.retrieve(prompt, memory, k) if k else (None, (), ())
     return Drawn(
-        png=asked.draw(checkpoint, prompt, tokens, temperature=temperature, seed=seed),
+        png=asked.draw(checkpoint, prompt, tokens, how, seed=seed),
         generator=checkpoint.artifact_id,
         memory=name,
         contexts=contexts,
@@ -163,14 +167,13 @@ class _Asked:
         checkpoint: Manifest,
         prompt: str,
         contexts: tuple[DocumentTokens, ...],
+        how: SamplingConfig,
         *,
-        temperature: float,
         seed: int,
     ) -> bytes:
         """The image as PNG."""
         import torch
 
-        from racm3.sampling.decode import SamplingConfig
         from racm3.sampling.tasks import Prompt, sample_images
         from racm3.training.image_tokenizer import tensor_to_images
 
@@ -183,13 +186,12 @@ class _Asked:
             loaded.model,
             loaded.layout,
             [Prompt(contexts=cut, text=text)],
-            SamplingConfig(temperature=temperature),
+            how,
             seeds=[seed],
         )[0]
         images = load_image_tokenizer(self._files(self.ref("image_tokenizer")))
-        where = images.last_layer.device
         with torch.no_grad():
-            pixels = images.decode(torch.tensor([list(sample.document.image)], device=where))
+            pixels = images.decode(torch.tensor([list(sample.document.image)]))
         return image_png(tensor_to_images(pixels)[0])
 
     def _files(self, manifest: Manifest) -> Any:

@@ -24,7 +24,10 @@ def generate(
         str | None, typer.Option(help="Name of the memory; default: the largest there is.")
     ] = None,
     k: Annotated[int, typer.Option(min=0, help="Contexts put in front.")] = 2,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest code.")] = 0.85,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest code.")] = 1.0,
+    guidance: Annotated[
+        float, typer.Option(help="Towards caption and contexts, away from neither; 1: off.")
+    ] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal images.")] = 0,
     out: Annotated[Path, typer.Option(help="PNG file that is written.")] = Path("generated.png"),
     store: StoreOption = None,
@@ -45,6 +48,7 @@ def generate(
         memory=memory,
         k=k,
         temperature=temperature,
+        guidance=guidance,
         seed=seed,
     )
     out.write_bytes(drawn.png)

@@ -52,7 +52,7 @@ PLACE_GAIN, SLOT_GAIN, CODE_GAIN = 12.0, 5.0, 6.0
 """Nats that a match of the block adds to the logit of a key."""
 SINK = 10.5
 """Nats of the sink, which LayerNorm makes louder than all else, its token being the quietest: what
-is left of a place is about 10, of a place whose code agrees 15, of the sink 13 (the demo's)."""
+is left of a place is about 10, of a place whose code agrees 15, of the sink 13 (at width 128)."""
 COPY_LOGIT = 6.0
 """Logit of a code that one head has copied with full weight."""
 QUIET = 0.3

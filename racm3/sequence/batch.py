@@ -53,6 +53,14 @@ class Row:
     slots: NDArray[np.int64]
     """Slot of the document it belongs to: 0 = main, i = i-th context in the order fed."""
 
+    read: NDArray[np.int64] | None = None
+    """Ids that are read in place of `ids`; None: the same. Labels are always `ids`."""
+
+    @property
+    def inputs(self) -> NDArray[np.int64]:
+        """Ids as they are read."""
+        return self.ids if self.read is None else self.read
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
@@ -94,7 +102,7 @@ class Batch:
         last = slice(None, -1)
         first = slice(1, None)
         return cls(
-            input_ids=_stack([row.ids[last] for row in rows], pad_id),
+            input_ids=_stack([row.inputs[last] for row in rows], pad_id),
             labels=_stack([row.ids[first] for row in rows], pad_id),
             weights=_stack([row.weights[first] for row in rows], 0),
             is_main=_stack([row.is_main[first] for row in rows], 0),
@@ -121,11 +129,11 @@ class Batch:
 
 
 def digest_of_rows(rows: Iterable[Row]) -> str:
-    """sha256 (hex) of the ids fed, row by row with their lengths: equal means the same batch."""
+    """sha256 (hex) of the ids read, row by row with their lengths: equal means the same batch."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(len(row.ids).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(row.ids, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(row.inputs, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from racm3.document import DocumentTokens
 from racm3.objective.masking import mask, to_row
+from racm3.objective.noise import read_with_noise
 from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_spans
 from racm3.sequence.batch import Batch, Modality, Row, digest_of_rows
 from racm3.sequence.layout import Layout, lay_out
@@ -96,6 +97,9 @@ class StreamConfig:
     spans: SpanMixConfig = field(default_factory=SpanMixConfig)
     """What is masked under `cm3`."""
 
+    image_noise: float = 0.0
+    """Share of the main document's codes that are read as random ones (`objective.noise`)."""
+
     max_text_tokens: int = 32
     """Captions are cut to this: `Layout.max_text_tokens` must be the same."""
 
@@ -114,6 +118,7 @@ class StreamConfig:
             "max_k >= 0": self.max_k >= 0,
             "0 <= k0_fraction <= 1": 0 <= self.k0_fraction <= 1,
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
+            "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
             "max_text_tokens >= 1": self.max_text_tokens >= 1,
             "group_weights are finite and >= 0": all(
                 math.isfinite(weight) and weight >= 0 for weight in self.group_weights.values()
@@ -161,7 +166,7 @@ class DrawRecord:
     world_size: int
     rows: tuple[RowRecord, ...]
     batch_digest: str
-    """sha256 (hex) of the ids fed (`digest_of_rows`)."""
+    """sha256 (hex) of the ids read (`digest_of_rows`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -354,7 +359,11 @@ def _draw_row(
         cut_text_tokens=sequence.cut_text_tokens,
         masking=masking,
     )
-    return to_row(sequence, masked, layout, alpha=config.alpha), record
+    row = to_row(sequence, masked, layout, alpha=config.alpha)
+    if config.image_noise:
+        codes = layout.vocabulary.image_range
+        row = read_with_noise(row, config.image_noise, codes, generator)
+    return row, record
 
 
 def _draw_contexts(

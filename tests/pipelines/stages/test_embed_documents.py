@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UsageError
-from pipelines.models import load_encoder
+from pipelines.models import device, load_encoder
 from pipelines.records import image_array, vector_matrix
 from pipelines.runtime.reader import Selection
 from pipelines.stages.embed_documents import Config, EmbedDocuments
@@ -20,8 +20,9 @@ def test_every_kept_document_has_its_vectors(shared, documents, encoder, embeddi
     rows = [kept[name] for name in table.column("document_id").to_pylist()]
     texts = loaded.encode_text([row["caption"] for row in rows])
     images = loaded.encode_images([image_array(row["image"]) for row in rows])
-    np.testing.assert_allclose(vector_matrix(table.column("text_vector")), texts, atol=1e-5)
-    np.testing.assert_allclose(vector_matrix(table.column("image_vector")), images, atol=1e-5)
+    near = 1e-5 if device() == "cpu" else 1e-3  # a GPU multiplies with TF32, in any batch its own
+    np.testing.assert_allclose(vector_matrix(table.column("text_vector")), texts, atol=near)
+    np.testing.assert_allclose(vector_matrix(table.column("image_vector")), images, atol=near)
 
 
 def test_draws_are_unit_vectors_that_depend_on_the_document_alone(

@@ -49,6 +49,14 @@ def test_digest_sees_ids_and_where_rows_end():
     assert digest_of_rows([row(4)]) != digest_of_rows([row(4, 6)])
 
 
+def test_what_is_misread_is_an_input_and_no_label():
+    misread = dataclasses.replace(row(4), read=np.array([5, 9, 7, 9]))
+    batch = Batch.of_rows([misread], pad_id=0)
+    assert batch.input_ids.tolist() == [[5, 9, 7]]
+    assert batch.labels.tolist() == [[6, 7, 8]]
+    assert digest_of_rows([misread]) != digest_of_rows([row(4)])
+
+
 def test_no_rows_are_no_batch():
     with pytest.raises(ValueError, match="at least one row"):
         Batch.of_rows([], pad_id=0)

@@ -312,3 +312,17 @@ def test_evaluation_never_reads_the_other_query():
     batch = evaluation_batch(examples, layout=LAYOUT, task="image", k=2)
     assert not batch.slots.any()
     assert evaluation_batch(examples, layout=LAYOUT, task="caption", k=2).slots.max() == 2
+
+
+def test_noise_is_in_the_inputs_alone_and_the_same_on_any_number_of_ranks():
+    noisy = replace(CONFIG, image_noise=0.4)
+    for step in range(3):
+        plain, _ = draw(step)
+        batch, record = draw(step, noisy)
+        assert not torch.equal(batch.input_ids, plain.input_ids)
+        assert record.batch_digest != draw(step)[1].batch_digest
+        assert equal(replace(batch, input_ids=plain.input_ids), plain)
+        halves = [draw(step, noisy, rank=rank, world_size=2)[0] for rank in (0, 1)]
+        for rank, half in enumerate(halves):
+            length = half.input_ids.shape[1]
+            assert torch.equal(half.input_ids, batch.input_ids[rank::2, :length])
