@@ -252,7 +252,7 @@ def _line(
 ) -> Line:
     title, higher = _METRICS.get(metric, (metric[0].replace("_", " ").capitalize(), None))
     n = max(r.n for r in by_column.values())
-    first = next(iter(by_column.values()))
+    first = next(by_column[column] for column in columns if column in by_column)
     contest = [r.value for r in by_column.values() if r.model in learned]
     best = None if higher is None or not contest else (max if higher else min)(contest)
     cells: list[Cell | None] = []

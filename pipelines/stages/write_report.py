@@ -58,7 +58,7 @@ class WriteReport(FitStage[Config]):
     """
 
     name = "write_report"
-    version = 1
+    version = 2
     kind = "report"
     config_type = Config
 

@@ -51,6 +51,14 @@ def test_only_generators_compete_for_bold(made: Any) -> None:
     assert [cell and cell.n for cell in line.cells] == [0, 0, 200]
 
 
+def test_the_note_of_a_line_is_how_its_first_column_was_measured(made: Any) -> None:
+    copied = made.score("token_accuracy", "copy the top document", 0.9, k=1, memory="m")
+    drawn = made.score("token_accuracy", "ra", 0.2, k=2, memory="m")
+    rows = (replace(copied, protocol="of one sample"), replace(drawn, protocol="of four"))
+    (table,) = score_tables(replace(made.report(), scores=rows))
+    assert table.protocols == ("of four",)
+
+
 def test_every_score_stands_in_exactly_one_cell(made: Any) -> None:
     report = made.report()
     cells = [c for t in score_tables(report) for line in t.lines for c in line.cells if c]
