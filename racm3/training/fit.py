@@ -75,8 +75,7 @@ def fit(
     """Fits a task, from its newest valid checkpoint when there is one.
 
     Interrupted anywhere and called again with the same arguments, it ends with the same bytes
-    (weights, optimiser, log without seconds) as a run that was never interrupted; on a GPU, which
-    adds up in any order, with the same batches.
+    (weights, optimiser, log without seconds) as if it never was; on a GPU, with the same batches.
 
     Args:
         task: What is fitted. It must start from the same weights every time (seed its making).
