@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from racm3.generator.cache import Cache
+from racm3.generator.config import GeneratorConfig
+
+CONFIG = GeneratorConfig(layers=2, width=8, heads=2)
+
+
+def parts(tokens, seed=0, rows=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, rows, 2, tokens, 4, generator=generator).unbind(0)
+
+
+def test_what_was_put_in_comes_out_in_order():
+    cache = Cache(CONFIG, rows=3, capacity=7)
+    (k1, v1), (k2, v2) = parts(5), parts(2, seed=1)
+    for layer in (0, 1):
+        keys, values = cache.extend(layer, k1 + layer, v1)
+        assert torch.equal(keys, k1 + layer)
+    cache.length = 5
+    keys, values = cache.extend(0, k2, v2)
+    assert torch.equal(keys, torch.cat([k1, k2], 2))
+    assert torch.equal(values, torch.cat([v1, v2], 2))
+
+
+def test_a_full_cache_refuses_and_keeps_what_it_holds():
+    cache = Cache(CONFIG, rows=3, capacity=5)
+    key, value = parts(5)
+    cache.extend(0, key, value)
+    cache.length = 5
+    with pytest.raises(ValueError, match="room for 5 tokens, not 6"):
+        cache.extend(0, *parts(1))
+    cache.length = 4
+    assert torch.equal(cache.extend(0, key[:, :, 4:], value[:, :, 4:])[0], key)
+
+
+def test_rows_are_kept_and_repeated_in_the_order_given():
+    cache = Cache(CONFIG, rows=3, capacity=4)
+    key, value = parts(3)
+    cache.extend(1, key, value)
+    cache.length = 3
+    order = torch.tensor([2, 0, 0, 2])
+    cache.select(order)
+    more_key, more_value = parts(1, seed=2, rows=4)
+    keys, values = cache.extend(1, more_key, more_value)
+    assert torch.equal(keys[:, :, :3], key[order])
+    assert torch.equal(values[:, :, :3], value[order])
