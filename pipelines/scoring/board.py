@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,8 +98,3 @@ class Board:
     def table(self) -> pa.Table:
         """All rows."""
         return pa.Table.from_pylist(list(self._rows.values()), schema=TABLES["scores"].arrow)
-
-
-def renamed(score: Score, name: str) -> Score:
-    """The same number under another name."""
-    return replace(score, name=name)
