@@ -149,13 +149,16 @@ class _Writer:
         examples, places = examples_of(table), table.select(["set", "group", "concept"]).to_pylist()
         rows = []
         for task in self.config.tasks:
-            chosen = [_contexts(e, task, self.config.k) for e in examples]
-            prompts = [self._prompt(e, task, c) for e, c in zip(examples, chosen, strict=True)]
-            for sample in range(_samples(self.config, task)):
-                seeds = [self._seed(e.document_id, task, sample) for e in examples]
-                drawn = self._sample(task, prompts, seeds)
-                for asked in zip(examples, places, chosen, seeds, drawn, strict=True):
-                    rows.append(self._row(task, *asked))
+            asked = [
+                (example, place, _contexts(example, task, self.config.k), sample)
+                for example, place in zip(examples, places, strict=True)
+                for sample in range(_samples(self.config, task))
+            ]
+            prompts = [self._prompt(example, task, contexts) for example, _, contexts, _ in asked]
+            seeds = [self._seed(e.document_id, task, sample) for e, _, _, sample in asked]
+            drawn = self._sample(task, prompts, seeds)
+            for (example, place, contexts, _), seed, one in zip(asked, seeds, drawn, strict=True):
+                rows.append(self._row(task, example, place, contexts, seed, one))
         return pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
 
     def _prompt(self, example: Example, task: Task, contexts: QueryContexts | None) -> Prompt:

@@ -1,5 +1,8 @@
 """Batched decoding with a cache: prompts of equal lengths together, each with its own randomness.
 
+A prompt that stands in a batch more than once (candidates, samples, the null prompt of many) is
+read once, and what the cache holds of it is repeated.
+
 Shapes: B rows, V vocabulary.
 """
 
@@ -109,7 +112,7 @@ class Continuation:
 
 
 class _Reader:
-    """One stream of B rows of equal length: cursors and cache."""
+    """One stream of B rows of equal length: cursors and cache. Equal rows are read once."""
 
     def __init__(
         self, model: Generator, layout: Layout, sources: Sequence[Source], capacity: int
@@ -117,6 +120,7 @@ class _Reader:
         weight = model.tokens.weight
         self.model = model
         self.device = weight.device
+        rows = {source: row for row, source in enumerate(dict.fromkeys(sources))}
         self.cursors = [
             PlaceCursor(
                 layout.places,
@@ -124,17 +128,25 @@ class _Reader:
                 num_contexts=source.num_contexts,
                 resumes=source.resumes,
             )
-            for source in sources
+            for source in rows
         ]
         length = len(sources[0].ids)
         self.cache = Cache(
             model.config,
-            rows=len(sources),
+            rows=len(rows),
             capacity=length + capacity,
             device=self.device,
             dtype=weight.dtype,
         )
-        self.logits = self.read([source.ids for source in sources])
+        self.logits = self.read([source.ids for source in rows])
+        if len(rows) < len(sources):
+            self._repeat([rows[source] for source in sources])
+
+    def _repeat(self, rows: list[int]) -> None:
+        index = torch.tensor(rows)
+        self.cache.select(index.to(self.device))
+        self.cursors = [self.cursors[row].copy() for row in rows]
+        self.logits = self.logits[index]
 
     def read(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Feeds ids [B][t]; returns the logits of what comes next, float32 [B, V] on the CPU."""

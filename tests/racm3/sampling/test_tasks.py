@@ -117,6 +117,22 @@ def test_a_sample_does_not_depend_on_its_batch_mates(model, task, lacks):
     assert [s.document for s in together] == [s.document for s in alone]
 
 
+@pytest.mark.parametrize("lacks", ["prompt", "contexts", "both"])
+@pytest.mark.parametrize("task", [sample_images, sample_captions, infill])
+def test_equal_prompts_are_read_once_and_drawn_each_by_its_own_seed(model, task, lacks):
+    given = [prompts(3)[2]] * 4
+    config = SamplingConfig(guidance=2.0, null_lacks=lacks, temperature=3.0)
+    read = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: read.append(len(inputs[0])))
+    together = task(model, LAYOUT, given, config, seeds=range(4))
+    hook.remove()
+    assert read[:2] == [1, 1]  # the prompt, the null prompt
+    assert set(read[2:]) == {4}
+    alone = [task(model, LAYOUT, [p], config, seeds=[i])[0] for i, p in enumerate(given)]
+    assert [s.document for s in together] == [s.document for s in alone]
+    assert len({s.document for s in together}) > 1
+
+
 @pytest.mark.parametrize("task", [sample_images, sample_captions, infill])
 def test_guidance_by_a_null_prompt_is_decoding_of_that_prompt(model, task):
     """At scale 0 only the null prompt speaks; without contexts it is another prompt's."""
