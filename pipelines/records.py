@@ -37,6 +37,7 @@ __all__ = [
     "log_table",
     "memory_of",
     "same_tags",
+    "samples_of",
     "vector_lists",
     "vector_matrix",
     "vectors_column",
@@ -112,6 +113,23 @@ def documents_of(
 def same_tags(selection: Selection, shard: Shard) -> tuple[Shard, ...]:
     """The shards of `selection` that were made of the same source rows as `shard`."""
     return tuple(other for other in selection.tables() if other.tags == shard.tags)
+
+
+def samples_of(table: pa.Table, task: str) -> dict[str, list[dict[str, Any]]]:
+    """Generations of one task by the document they were asked with, the least seed first.
+
+    Shards sort by id, which depends on the model; seeds do not, so that the first sample of every
+    model is drawn from the same noise. Free prompts are left out.
+
+    Args:
+        table: `generations`.
+        task: `image` or `caption`.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(table.to_pylist(), key=lambda row: row["seed"]):
+        if row["task"] == task and row["prompt_id"]:
+            found.setdefault(row["prompt_id"], []).append(row)
+    return found
 
 
 # --- vectors ----------------------------------------------------------------------------------

@@ -90,7 +90,9 @@ def download_links(
     if not links:
         return []
     call = _Call(links, settings, fetcher)
-    with tempfile.TemporaryDirectory(prefix="racm3-download-") as staging, call:
+    # A shard that was given up may still be writing into the folder while it is removed.
+    folder = tempfile.TemporaryDirectory(prefix="racm3-download-", ignore_cleanup_errors=True)
+    with folder as staging, call:
         written = _run_downloader(call, Path(staging))
     return sorted(
         (_joined(link, call.notes.get(i), written.get(i)) for i, link in enumerate(links)),

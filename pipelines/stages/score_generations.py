@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.models import load_encoder, load_generator, load_image_tokenizer, pin_threads
-from pipelines.records import examples_of, image_array
+from pipelines.records import examples_of, image_array, samples_of
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.scoring.board import Board, Place, Slice, slices_of
@@ -193,7 +193,7 @@ class _Work:
         table = self.reader.tables(self.inputs[name].tables("generations"))
         found = []
         for task in ("image", "caption"):
-            samples = _by_prompt(row for row in table.to_pylist() if row["task"] == task)
+            samples = list(samples_of(table, task).values())
             if not samples:
                 continue
             rows = [of_prompt[0] for of_prompt in samples]
@@ -271,14 +271,6 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
         ["document_id", "set", "group", "concept"]
     ).to_pylist()
     return rows
-
-
-def _by_prompt(rows: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The samples of each prompt by seed: shards sort by id, and seeds are equal for all models."""
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        samples.setdefault(row["prompt_id"], []).append(row)
-    return list(samples.values())
 
 
 def _place(row: Mapping[str, Any]) -> Place:

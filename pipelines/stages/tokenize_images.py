@@ -54,14 +54,13 @@ class TokenizeImages(ShardStage[Config]):
         pin_threads()
         tokenizer = load_image_tokenizer(reader.files(whole["image_tokenizer"]))
         height, width = tokenizer.grid
-        where = tokenizer.last_layer.device
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
             table = documents_of(reader, plan.inputs["documents"], ["document_id", "image"])
             pngs, codes = table.column("image").to_pylist(), []
             for start in range(0, len(pngs), config.batch_size):
                 images = image_stack(pngs[start : start + config.batch_size], tokenizer.image_size)
-                codes += tokenizer.encode(images_to_tensor(images).to(where)).cpu().tolist()
+                codes += tokenizer.encode(images_to_tensor(images)).tolist()
             count = table.num_rows
             tokens = pa.table(
                 {

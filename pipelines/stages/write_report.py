@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipelines.records import samples_of
 from pipelines.report.model import (
     Curve,
     Document,
@@ -217,14 +218,8 @@ class _Work:
     def _rows(self, model: str, memory: str, task: str) -> dict[str, Row]:
         """Samples of least seed by prompt, of one generations artifact; free prompts left out."""
         selection = self.inputs[f"generations.{model}.{memory}"]
-        rows = [
-            r for s in selection.tables("generations") for r in self.reader.table(s).to_pylist()
-        ]
-        found: dict[str, Row] = {}
-        for row in sorted(rows, key=lambda row: row["seed"]):
-            if row["task"] == task and row["prompt_id"]:
-                found.setdefault(row["prompt_id"], row)
-        return found
+        table = self.reader.tables(selection.tables("generations"))
+        return {prompt: samples[0] for prompt, samples in samples_of(table, task).items()}
 
     def _documents(self, wanted: set[str]) -> dict[str, Document]:
         """The documents asked for, with picture and origin."""

@@ -12,6 +12,7 @@ from pipelines.records import (
     image_png,
     image_stack,
     log_table,
+    samples_of,
     vector_lists,
     vector_matrix,
     vectors_column,
@@ -81,4 +82,19 @@ def test_a_log_has_one_row_a_measure():
         ("train", "grad_norm"): 1.5,
         ("validation", "loss"): 4.0,
         ("validation", "r1"): 0.5,
+    }
+
+
+def test_the_first_sample_of_a_prompt_is_that_of_the_least_seed():
+    rows = [
+        {"task": task, "prompt_id": prompt, "seed": seed}
+        for task, prompt, seed in (
+            ("image", "b", 9), ("image", "a", 7), ("image", "b", 2), ("caption", "a", 1),
+            ("image", None, 0),
+        )
+    ]  # fmt: skip
+    found = samples_of(pa.Table.from_pylist(rows), "image")
+    assert {prompt: [row["seed"] for row in some] for prompt, some in found.items()} == {
+        "a": [7],
+        "b": [2, 9],
     }

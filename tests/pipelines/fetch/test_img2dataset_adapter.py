@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -153,6 +156,24 @@ def test_a_shard_that_does_not_end_is_given_up(settings, monkeypatch):
         download_links(links_to("/a"), settings, fetcher=stuck)
     release.set()
     assert not adapter._CALLS
+
+
+def test_a_folder_that_cannot_be_removed_yet_hides_no_error(settings, monkeypatch, tmp_path):
+    """The shard that is given up goes on writing: the folder is not empty when it is removed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def not_empty(*_, **__):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    def given_up(call, staging):
+        (staging / "output").mkdir()
+        monkeypatch.setattr(os, "rmdir", not_empty)
+        raise PipelineError("img2dataset did not end a shard")
+
+    monkeypatch.setattr(adapter, "_run_downloader", given_up)
+    with pytest.raises(PipelineError, match="did not end"):
+        download_links(links_to("/a"), settings)
+    monkeypatch.undo()
 
 
 def test_a_failure_of_img2dataset_is_one_sentence(settings, monkeypatch):
