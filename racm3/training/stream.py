@@ -107,6 +107,9 @@ class StreamConfig:
     """Most inputs a row may have. Contexts that do not fit beside the tokens that masking adds are
     left out, least relevant first; nothing is ever cut in the middle."""
 
+    pack_length: int | None = None
+    """Pack a step's samples into rows of so many positions, >= max_length; None: one a row."""
+
     group_weights: dict[str, float] = field(default_factory=dict)
     """How often examples of a group are seen, 1 being once an epoch."""
 
@@ -120,6 +123,8 @@ class StreamConfig:
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
             "max_text_tokens >= 1": self.max_text_tokens >= 1,
+            "pack_length >= max_length": self.pack_length is None
+            or self.pack_length >= self.max_length,
             "group_weights are finite and >= 0": all(
                 math.isfinite(weight) and weight >= 0 for weight in self.group_weights.values()
             ),
@@ -227,7 +232,10 @@ def draw_batch(
         rows=tuple(records),
         batch_digest=digest_of_rows(rows),
     )
-    return Batch.of_rows(rows, pad_id=layout.vocabulary.pad_id), record_of_step
+    pad_id = layout.vocabulary.pad_id
+    if config.pack_length:
+        return Batch.packed(rows, length=config.pack_length, pad_id=pad_id), record_of_step
+    return Batch.of_rows(rows, pad_id=pad_id), record_of_step
 
 
 def epoch_length(examples: Series[Example], config: StreamConfig) -> int:
@@ -361,8 +369,7 @@ def _draw_row(
     )
     row = to_row(sequence, masked, layout, alpha=config.alpha)
     if config.image_noise:
-        codes = layout.vocabulary.image_range
-        row = read_with_noise(row, config.image_noise, codes, generator)
+        row = read_with_noise(row, config.image_noise, layout.vocabulary.image_range, generator)
     return row, record
 
 
@@ -383,9 +390,7 @@ def _draw_contexts(
     room = config.max_length - layout.document_length(example.main) - 3 * config.most_spans
     lengths = np.cumsum([layout.document_length(c) for c in chosen.contexts[:k]])
     kept = int(np.searchsorted(lengths, room, side="right"))
-    order = list(range(kept))
-    if config.shuffle_contexts:
-        order = generator.permutation(kept).tolist()
+    order = generator.permutation(kept).tolist() if config.shuffle_contexts else range(kept)
     return _Contexts(
         tokens=tuple(chosen.contexts[i] for i in order),
         ids=tuple(chosen.document_ids[i] for i in order),
