@@ -38,7 +38,9 @@ class SourceConfig(StageConfig):
     """Parquet files with links and captions that play one role."""
 
     name: str = Field(description="names the source in every table")
-    paths: tuple[str, ...] = Field(description="files or globs, read in this order")
+    paths: tuple[str, ...] = Field(
+        description="files or globs, read in this order; none: yet to be given, before a run"
+    )
     role: Role = Field(description="what its documents are used for")
     set: str | None = Field(None, description="name of the evaluation set")
     as_of: str | None = Field(
@@ -182,6 +184,29 @@ class RunConfig(StageConfig):
                     f"({self.max_text_tokens})"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _starts_are_there(self) -> RunConfig:
+        for name in self.generators:
+            self.starts(name)
+        return self
+
+    def starts(self, name: str) -> tuple[str, ...]:
+        """The generators that one starts from, one through the other, nearest first.
+
+        Raises:
+            ValueError: when one of them is missing, or they go round in a circle.
+        """
+        chain = [name]
+        while (start := self.generators[chain[-1]].start_from) is not None:
+            where = f"generators.{chain[-1]}.start_from"
+            if start not in self.generators:
+                known = ", ".join(self.generators)
+                raise ValueError(f"{where}: there is no generator {start}; there are {known}")
+            if start in chain:
+                raise ValueError(f"{where}: {' <- '.join((start, *chain[::-1]))} is a circle")
+            chain.append(start)
+        return tuple(chain[1:])
 
     @property
     def sets(self) -> tuple[str, ...]:

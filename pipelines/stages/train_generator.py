@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.errors import UsageError
 from pipelines.models import (
+    load_generator,
     load_image_tokenizer,
     load_text_tokenizer,
     pin_threads,
@@ -20,6 +22,8 @@ from pipelines.models import (
 from pipelines.records import examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from racm3.generator.config import SIZES, GeneratorConfig, SizeName
+from racm3.generator.initial_weights import InitConfig
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import DrawRecord, Example, StreamConfig
 from storage_schemas.tables import TABLES
@@ -33,24 +37,45 @@ __all__ = ["Config", "TrainGenerator"]
 
 _DRAWS = "draws.jsonl"
 
+_OF_SIZE = (
+    *("layers", "width", "heads", "ffn", "max_length", "activation", "qk_norm", "init_std"),
+)
+"""What a size says, unless it is given."""
+
 
 class Config(StageConfig):
-    """One generator; `stream` says which of the family it is."""
+    """One generator; `stream` says which of the family it is.
 
-    layers: int = Field(description="decoder blocks")
-    width: int = Field(description="of the residual stream")
-    heads: int = Field(description="attention heads")
+    Its shape is a named `size`, or numbers; a number that is given wins over the size's.
+    """
+
+    size: SizeName | None = Field(None, description="a named shape; none: the numbers below")
+    layers: int | None = Field(None, description="decoder blocks; none: as `size` has them")
+    width: int | None = Field(None, description="of the residual stream; none: as `size` has it")
+    heads: int | None = Field(None, description="attention heads; none: as `size` has them")
     ffn: int | None = Field(None, description="width of the feed-forward; none: 4 x width")
     positions: Literal["document", "rope", "sequence"] = "sequence"
-    max_length: int = Field(4096, description="longest sequence, tokens")
+    max_length: int | None = Field(
+        None, description="longest sequence, tokens; none: as `size` has it, else 4096"
+    )
     tie_embeddings: bool = Field(True, description="the output layer is the embedding")
     induction_start: bool = Field(
         False, description='start as induction over contexts; for positions "document"'
     )
-    activation: Literal["gelu", "relu"] = "gelu"
-    qk_norm: bool = False
+    activation: Literal["gelu", "relu"] | None = Field(
+        None, description="of the feed-forward; none: as `size` has it, else gelu"
+    )
+    qk_norm: bool | None = Field(
+        None, description="normalise queries and keys; none: as `size` has it, else false"
+    )
     dropout: float = 0.0
-    init_std: float = 0.02
+    init_std: float | None = Field(
+        None, description="of linear layers at the start; none: as `size` has it, else 0.02"
+    )
+    init: InitConfig = Field(default_factory=InitConfig)
+    start_from: str | None = Field(
+        None, description="another generator of the run, whose weights this one starts from"
+    )
     codebook_start: bool = Field(True, description="image embeddings start from the VQ codebook")
     num_sentinels: int = Field(16, description="spans that one sequence may mask")
     stream: StreamConfig = Field(default_factory=StreamConfig)
@@ -63,7 +88,38 @@ class Config(StageConfig):
     validation_ks: tuple[int, ...] = Field((0, 1, 2), description="contexts that are logged")
     validation_examples: int | None = Field(None, description="at most so many; none: all")
     bf16: bool = Field(False, description="compute in bfloat16")
+    checkpoint_activations: bool = Field(
+        False, description="compute blocks again in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(False, description="compile the blocks with torch.compile")
     workers: int = Field(1, description="processes of the Ray Train group")
+
+    @model_validator(mode="after")
+    def _shape_can_be_built(self) -> Self:
+        self.shape(num_places=1)
+        return self
+
+    def shape(self, *, num_places: int) -> GeneratorConfig:
+        """The generator's shape; `num_places` is the size of the layout's place table.
+
+        Raises:
+            ValueError: when there is neither a size nor all of the three numbers, or they do not
+                fit together.
+        """
+        given = {name: getattr(self, name) for name in _OF_SIZE}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.size is None and not {"layers", "width", "heads"} <= set(given):
+            raise ValueError("a generator needs `size`, or `layers`, `width` and `heads`")
+        base = asdict(SIZES[self.size]) if self.size is not None else {}
+        own = {
+            "positions": self.positions,
+            "num_places": num_places if self.positions == "document" else 0,
+            "num_slots": self.stream.max_k + 1,
+            "tie_embeddings": self.tie_embeddings,
+            "dropout": self.dropout,
+            "checkpoint_activations": self.checkpoint_activations,
+        }
+        return GeneratorConfig(**(base | given | own))
 
 
 class TrainGenerator(FitStage[Config]):
@@ -85,7 +141,8 @@ class TrainGenerator(FitStage[Config]):
         """Fits until the steps, the FLOPs budget or the patience are used up.
 
         Raises:
-            UsageError: when an input holds evaluation examples, or none at all.
+            UsageError: when an input holds evaluation examples, or none at all, or the generator
+                to start from does not fit.
         """
         from racm3.training.fit import fit
 
@@ -94,6 +151,8 @@ class TrainGenerator(FitStage[Config]):
         validation = _read(reader, inputs["validation"], "validation")
         layout, images = _layout(config, inputs, reader)
         model = _model(config, layout, images)
+        if "start" in inputs:
+            _start(model, layout, inputs, reader)
         draws = _Draws(workspace.progress / _DRAWS, active=workspace.rank == 0)
         result = fit(
             _task(config, model, train, layout, draws),
@@ -101,7 +160,7 @@ class TrainGenerator(FitStage[Config]):
             checkpoint_dir=workspace.progress / "checkpoints",
             validate=_validation(config, validation[: config.validation_examples], train, layout),
             report=_reporter(config.fit, workspace),
-            wrap=workspace.wrap,
+            wrap=_wrap(config, workspace),
             after_checkpoint=_after_checkpoint(workspace),
             rank=workspace.rank,
             world_size=workspace.world_size,
@@ -154,33 +213,56 @@ def _model(config: Config, layout: Layout, images: VQGAN) -> Generator:
     import torch
 
     from pipelines.models import device
-    from racm3.generator.config import GeneratorConfig
     from racm3.generator.induction_start import start_image_embeddings, start_induction
     from racm3.generator.transformer import Generator
 
-    shape = GeneratorConfig(
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        ffn=config.ffn,
-        max_length=config.max_length,
-        positions=config.positions,
-        num_places=layout.places.size if config.positions == "document" else 0,
-        num_slots=config.stream.max_k + 1,
-        tie_embeddings=config.tie_embeddings,
-        activation=config.activation,
-        qk_norm=config.qk_norm,
-        dropout=config.dropout,
-        init_std=config.init_std,
-    )
+    shape = config.shape(num_places=layout.places.size)
     codebook = images.codebook.vectors.detach().cpu()
     random = torch.Generator().manual_seed(config.seed)
-    model = Generator(shape, layout.vocabulary, generator=random)
+    model = Generator(shape, layout.vocabulary, generator=random, init=config.init)
     if config.induction_start:
         start_induction(model, layout.places, images.grid, codebook, generator=random)
     elif config.codebook_start:
         start_image_embeddings(model, codebook, generator=random)
     return model.to(device())
+
+
+def _start(model: Generator, layout: Layout, inputs: Inputs, reader: Reader) -> None:
+    """Gives the model the weights of the generator `start`, made with the same tokenizers."""
+    from racm3.generator.warm_start import start_from
+
+    start = inputs["start"].manifest
+    refused = f"train_generator: cannot start from generator {start.artifact_id[:12]}: "
+    made_with = {one.name: one for one in start.inputs}
+    for name in ("text_tokenizer", "image_tokenizer"):
+        its, ours = made_with[name], inputs[name].input_ref(name)
+        if its.content_digest != ours.content_digest:
+            raise UsageError(
+                f"{refused}it was trained with {name} {its.artifact_id[:12]}, this one reads "
+                f"{ours.artifact_id[:12]}; train both with one"
+            )
+    loaded = load_generator(reader.files(inputs["start"]))
+    lengths = (layout.max_text_tokens, loaded.layout.max_text_tokens)
+    if lengths[0] != lengths[1]:
+        raise UsageError(f"{refused}max_text_tokens differ {lengths}; give both the same")
+    try:
+        start_from(model, loaded.model)
+    except ValueError as error:
+        raise UsageError(f"{refused}{error} of this one and that; give both the same") from error
+
+
+def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any]:
+    """What `fit` trains in place of the bare model: its blocks compiled, among others of a group.
+
+    The compiled blocks stay the blocks they are: weights keep their names.
+    """
+
+    def wrap(model: Generator) -> Any:
+        if config.compile:
+            model.compile_blocks()
+        return model if workspace.wrap is None else workspace.wrap(model)
+
+    return wrap
 
 
 def _task(

@@ -45,6 +45,7 @@ class Attention(nn.Module):
         attended = self._attend(qkv, cache) if samples is None else self._by_sample(qkv, samples)
         return self.out(attended)  # type: ignore[no-any-return]
 
+    @torch.compiler.disable  # the number of groups and their sizes change from batch to batch
     def _by_sample(self, qkv: Tensor, samples: Samples) -> Tensor:
         """[B, T, 3 C] -> [B, T, C]; what stands at padding means nothing."""
         B, T, C3 = qkv.shape
@@ -64,7 +65,7 @@ class Attention(nn.Module):
             for part in qkv.split(C3 // 3, dim=-1)
         )
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+            q, k = _normed(q, self.query_norm), _normed(k, self.key_norm)
         start = cache.length if cache is not None else 0
         if self.rope:
             q, k = rotate(q, start), rotate(k, start)
@@ -72,9 +73,15 @@ class Attention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
         mask = _causal_mask(T, start, q.device) if start and T > 1 else None
         attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=not start and T > 1
+            q, k, v, attn_mask=mask, is_causal=start == 0
         )
         return attended.transpose(1, 2).reshape(B, T, C3 // 3)
+
+
+def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """In the type of x: of two types the norm would not be computed in one pass (it says so)."""
+    weight = norm.weight.to(x.dtype)
+    return functional.rms_norm(x, (x.shape[-1],), weight, norm.eps).to(x.dtype)
 
 
 def pick(x: Tensor, index: Tensor, back: Tensor, unread: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racm3.sequence.packing import Samples, first_fit, samples_of
+from racm3.sequence.packing import Samples, pack, samples_of
 
 
 class Modality(IntEnum):
@@ -107,15 +107,17 @@ class Batch:
 
     @classmethod
     def packed(cls, rows: Sequence[Row], *, length: int, pad_id: int) -> Batch:
-        """Samples packed by first fit into rows of `length` positions; none is cut or left out.
+        """Samples packed into rows of `length` positions at most; none is cut or left out.
 
-        The batch is as wide as its fullest row: what all rows leave empty is not computed.
+        Which share a row follows from their lengths alone (`racm3.sequence.packing.pack`). The
+        batch is as wide as its fullest row: what all rows leave empty is not computed.
+        `samples.padding_share` says what some do.
 
         Raises:
             ValueError: when there is no row, or one takes more than `length` positions.
         """
         lengths = [len(row.ids) - 1 for row in rows]
-        bins = first_fit(lengths, length)
+        bins = pack(lengths, length)
         columns = _columns([[rows[i] for i in members] for members in bins], pad_id)
         places = [[lengths[i] for i in members] for members in bins]
         return cls(**columns, samples=samples_of(places, columns["labels"].shape[1]))

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Samples", "first_fit", "samples_of"]
+__all__ = ["Samples", "pack", "samples_of"]
 
 _ALIKE = 0.75
 """Samples of a group are at least this share of its longest one."""
@@ -66,36 +66,44 @@ class Samples(NamedTuple):
         return len(self.padding) / self.offsets.numel()
 
 
-def first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Which samples share a row: longest first, each into the first row that has room.
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Which samples share a row: few rows, filled evenly. Depends on the lengths alone.
 
-    At most 11/9 of the rows that the best packing needs, and one. Depends on the lengths alone.
+    Rows are as many as first fit needs, longest sample first: at most 11/9 of the fewest possible,
+    and one. Then each sample goes to the row that is emptiest, unless that makes a row longer.
 
     Args:
         lengths: positions that each sample takes, >= 1.
-        room: positions of a row.
+        room: most positions of a row.
 
     Returns:
         Indices of the samples, row by row.
 
     Raises:
-        ValueError: when a sample is longer than a row.
+        ValueError: when a sample is longer than a row may be.
     """
     if lengths and max(lengths) > room:
         raise ValueError(
             f"a sample of {max(lengths)} tokens does not fit a row of {room}: make rows longer"
         )
-    rows: list[list[int]] = []
-    left: list[int] = []
-    for sample in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        length = lengths[sample]
-        row = next((i for i, free in enumerate(left) if length <= free), len(rows))
-        if row == len(rows):
-            rows.append([])
-            left.append(room)
-        rows[row].append(sample)
-        left[row] -= length
-    return rows
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    fitted: list[list[int]] = []
+    filled: list[int] = []
+    for sample in order:
+        free = (i for i, held in enumerate(filled) if held + lengths[sample] <= room)
+        row = next(free, len(fitted))
+        if row == len(fitted):
+            fitted.append([])
+            filled.append(0)
+        fitted[row].append(sample)
+        filled[row] += lengths[sample]
+    even: list[list[int]] = [[] for _ in fitted]
+    held = [0] * len(fitted)
+    for sample in order:
+        row = held.index(min(held))
+        even[row].append(sample)
+        held[row] += lengths[sample]
+    return even if max(held, default=0) < max(filled, default=0) else fitted
 
 
 def samples_of(rows: Sequence[Sequence[int]], width: int) -> Samples:
