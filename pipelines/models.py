@@ -16,7 +16,7 @@ from storage_schemas.fingerprint import canonical_json
 if TYPE_CHECKING:
     from racm3.encoder.clip import ClipEncoder
     from racm3.generator.transformer import Generator
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sequence.layout import Layout
     from racm3.text_tokenizer import TextTokenizer
 
@@ -62,15 +62,11 @@ def load_text_tokenizer(files: Files) -> TextTokenizer:
     return TextTokenizer.from_json(files[TOKENIZER].read_text(encoding="utf-8"))
 
 
-def load_image_tokenizer(files: Files) -> VQGAN:
-    """Reads an `image_tokenizer` artifact."""
-    from safetensors.torch import load_file
+def load_image_tokenizer(files: Files) -> ImageTokenizer:
+    """Reads an `image_tokenizer` artifact, fitted here or public."""
+    from racm3.image_tokenizer.stored import load_image_tokenizer as load
 
-    from racm3.image_tokenizer.vqgan import VQGANConfig, vqgan_from_state
-
-    values = json.loads(files[CONFIG].read_text(encoding="utf-8"))
-    config = VQGANConfig(**(values | {"widths": tuple(values["widths"])}))
-    return vqgan_from_state(config, load_file(files[WEIGHTS]), device=device())
+    return load(files[CONFIG], files[WEIGHTS], device=device())
 
 
 def load_encoder(files: Files) -> ClipEncoder:
