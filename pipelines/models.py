@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage_schemas.fingerprint import canonical_json
+from storage_schemas.fingerprint import canonical_json, sha256_file
 
 if TYPE_CHECKING:
     from racm3.encoder.clip import ClipEncoder
@@ -32,6 +33,7 @@ __all__ = [
     "load_text_tokenizer",
     "pin_threads",
     "save_generator",
+    "weights_digest",
 ]
 
 CONFIG = "config.json"
@@ -53,6 +55,17 @@ def pin_threads(threads: int = 1) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def weights_digest(path: str) -> str:
+    """SHA-256 of a weights file; read again only when its size or time of change is another."""
+    status = Path(path).stat()
+    return _file_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    return sha256_file(Path(path))
 
 
 def load_text_tokenizer(files: Files) -> TextTokenizer:
