@@ -436,6 +436,6 @@ def test_cuda_gives_the_codes_of_the_cpu(original: Original):
     there = tokenizer.cuda()
     same = (there.encode(images.cuda()).cpu() == codes).float().mean()
     assert float(same) > 0.95  # a latent between two codes may fall to either
-    assert torch.equal(there.encode(images), there.encode(images.cuda()).cpu())
+    assert there.encode(images).device.type == "cpu"  # that of the argument
     # TF32 is what cuDNN multiplies with
     torch.testing.assert_close(there.decode(codes.cuda()).cpu(), back, rtol=3e-2, atol=3e-2)
