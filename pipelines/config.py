@@ -183,6 +183,16 @@ class RunConfig(StageConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _pixels_agree(self) -> RunConfig:
+        side, read = self.normalize.image_size, self.image_tokenizer.image_size
+        if side is not None and side != read:
+            raise ValueError(
+                f"normalize.image_size {side} must equal the image tokenizer's {read} pixels: "
+                "what it writes is compared with the documents pixel by pixel"
+            )
+        return self
+
     @property
     def sets(self) -> tuple[str, ...]:
         """Names of the evaluation sets, sorted; a source that is split names its own."""

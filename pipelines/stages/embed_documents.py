@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.errors import UsageError
-from pipelines.models import device, load_encoder, pin_threads
+from pipelines.models import device, load_encoder, pin_threads, weights_digest
 from pipelines.records import documents_of, image_array, vector_lists, vectors_column
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
@@ -24,7 +24,6 @@ from pipelines.runtime.stage import (
     StageConfig,
 )
 from racm3.encoder.clip import ClipSpec
-from storage_schemas.fingerprint import sha256_file
 
 if TYPE_CHECKING:
     from racm3.encoder.base import MultimodalEncoder
@@ -62,7 +61,7 @@ class EmbedDocuments(ShardStage[Config]):
     def environment(self, config: Config) -> str:
         """Weights given as a file are known by their digest, not by their path."""
         file = config.pretrained.pretrained if config.pretrained else None
-        return sha256_file(Path(file)) if file and Path(file).is_file() else ""
+        return weights_digest(file) if file and Path(file).is_file() else ""
 
     def plan(self, config: Config, inputs: Inputs, reader: Reader) -> list[ShardPlan]:
         """One shard of documents each.

@@ -35,7 +35,7 @@ from storage_schemas.ids import generation_id
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sampling.tasks import Prompt, Sampled
     from racm3.text_tokenizer import TextTokenizer
 
@@ -138,7 +138,7 @@ class _Writer:
         artifact_id: str,
         content: str,
         generator: LoadedGenerator,
-        images: VQGAN,
+        images: ImageTokenizer,
         text: TextTokenizer,
     ) -> None:
         self.config, self.artifact_id, self.content = config, artifact_id, content

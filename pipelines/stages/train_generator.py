@@ -26,7 +26,7 @@ from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
     from racm3.generator.transformer import Generator
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sequence.layout import Layout
 
 __all__ = ["Config", "TrainGenerator"]
@@ -131,7 +131,7 @@ def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:
     return examples_of(reader.tables(shards))
 
 
-def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, VQGAN]:
+def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, ImageTokenizer]:
     from racm3.sequence.layout import Layout
     from racm3.vocabulary import Vocabulary
 
@@ -150,7 +150,7 @@ def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, VQG
     return layout, images
 
 
-def _model(config: Config, layout: Layout, images: VQGAN) -> Generator:
+def _model(config: Config, layout: Layout, images: ImageTokenizer) -> Generator:
     import torch
 
     from pipelines.models import device
@@ -173,7 +173,7 @@ def _model(config: Config, layout: Layout, images: VQGAN) -> Generator:
         dropout=config.dropout,
         init_std=config.init_std,
     )
-    codebook = images.codebook.vectors.detach().cpu()
+    codebook = images.code_vectors.detach().cpu()
     random = torch.Generator().manual_seed(config.seed)
     model = Generator(shape, layout.vocabulary, generator=random)
     if config.induction_start:
