@@ -19,9 +19,16 @@ os.environ.update(QUIET)  # before anything that reads them is imported
 import sys  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from pipelines.runtime.context import start_run  # noqa: E402
 from pipelines.runtime.store import LocalStore  # noqa: E402
+
+
+# A law (docs/laws.md) holds for 1,000 generated examples, the same in every run.
+settings.register_profile(
+    "law", max_examples=1000, deadline=None, derandomize=True, report_multiple_bugs=False
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

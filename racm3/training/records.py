@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 Stop = Literal["steps", "flops", "patience"]
+Metric = float | tuple[float, float]
+"""A number of one step, or a sum and the number of things summed, where that differs from step to
+step: a mean over steps is then the sum of sums over the sum of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +108,7 @@ class LogRow:
     split: Literal["train", "validation"]
     """Train rows average the steps since the row before; validation rows are one measurement."""
     metrics: dict[str, float]
-    """What the task or the validation returned, by name."""
+    """What the task or the validation returned, by name; means of nothing are left out."""
     tokens: float
     """Tokens read since the start, over all ranks (0 where the task reports none)."""
     flops: float
@@ -124,10 +127,13 @@ class FitTask(Protocol):
     model: nn.Module
     """Exchanged for its wrapped self while `fit` runs: call it through this attribute."""
 
-    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
-        """Returns the scalar loss of a batch, a pure function of (step, rank), and numbers to log.
+    def loss(
+        self, step: int, *, rank: int, world_size: int
+    ) -> tuple[Tensor, Mapping[str, Metric]]:
+        """Returns the scalar loss of a batch, a pure function of (step, rank), and what to log.
 
-        A number called ``tokens`` is summed into `LogRow.tokens` instead of being averaged.
+        The names must be the same on every rank. The number called ``tokens`` is summed into
+        `LogRow.tokens` instead of being averaged.
         """
 
     def step_flops(self, step: int) -> float:
