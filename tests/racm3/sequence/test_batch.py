@@ -33,6 +33,22 @@ def test_inputs_and_labels_are_shifted_by_one_and_padded_right():
     assert batch.num_tokens == 5
 
 
+def test_every_label_is_the_next_id_and_brings_what_belongs_to_it(cases):
+    names = ("weights", "is_main", "modality")
+    for rng in cases:
+        rows = [row(int(rng.integers(2, 9)), int(rng.integers(1, 50))) for _ in range(3)]
+        batch = Batch.of_rows(rows, pad_id=0)
+        for index, fed in enumerate(rows):
+            length = len(fed.ids) - 1
+            assert batch.input_ids[index, :length].tolist() == fed.ids[:-1].tolist()
+            assert batch.labels[index, :length].tolist() == fed.ids[1:].tolist()
+            for name in names:
+                labels = getattr(batch, name)[index, :length]
+                assert labels.tolist() == getattr(fed, name)[1:].tolist()
+            assert not batch.weights[index, length:].any()
+            assert not batch.is_main[index, length:].any()
+
+
 def test_types_are_those_promised():
     batch = Batch.of_rows([row(4)], pad_id=0)
     kinds = {f.name: getattr(batch, f.name).dtype for f in dataclasses.fields(batch)}
