@@ -13,7 +13,6 @@ front of it, so that its NLL by position shows what contexts are worth.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,7 +28,7 @@ _ROLES = ("context", "main")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PositionBuckets:
-    """Positions of a row, `width` to a bucket; the last bucket holds all that follow.
+    """Positions of a sample, `width` to a bucket; the last bucket holds all that follow.
 
     Raises:
         ValueError: when a number is below 1.
@@ -50,7 +49,7 @@ class PositionBuckets:
 
     @classmethod
     def covering(cls, length: int, *, width: int) -> PositionBuckets:
-        """As many as rows of `length` inputs need."""
+        """As many as samples of `length` inputs need."""
         return cls(width=width, count=-(-length // width))
 
     def of(self, positions: Tensor) -> Tensor:
@@ -119,7 +118,6 @@ def weighted_loss(
     batch: Batch,
     *,
     denominator: float | Tensor | None = None,
-    positions: Tensor | None = None,
     buckets: PositionBuckets | None = None,
 ) -> LossParts:
     """The loss of a batch; alpha is in `batch.weights` already.
@@ -130,27 +128,28 @@ def weighted_loss(
         denominator: what the sum is divided by, instead of this batch's number of main labels. Data
             parallel training that averages gradients over ranks is exact with the main labels of
             all ranks divided by the number of ranks.
-        positions: int64 [B, T], position of each label's input in its row; None: 0..T-1.
         buckets: in which the parts are counted apart; None: all positions together.
     """
     nll = token_nll(logits, batch)
-    counted = batch.weights > 0
-    if denominator is None:
-        denominator = (batch.is_main & counted).sum().clamp(min=1)
     buckets = buckets or _ONE_BUCKET
-    if positions is None:
-        positions = torch.arange(nll.shape[1], device=nll.device).expand_as(nll)
-    parts = batch.is_main.long() * len(Modality) + batch.modality.long()
-    cells = (parts * buckets.count + buckets.of(positions))[counted]
-    shape = (len(_ROLES), len(Modality), buckets.count)
-    zeros = torch.zeros(math.prod(shape), device=nll.device)
-    ones = torch.ones_like(cells, dtype=zeros.dtype)
+    counts = _by_cell(batch, torch.ones_like(batch.weights), buckets)
+    if denominator is None:
+        denominator = counts[_ROLES.index("main")].sum().clamp(min=1)
     return LossParts(
         loss=(nll * batch.weights).sum() / denominator,
-        nll_sums=zeros.index_add(0, cells, nll.detach()[counted]).view(shape),
-        counts=zeros.index_add(0, cells, ones).view(shape),
+        nll_sums=_by_cell(batch, nll.detach(), buckets),
+        counts=counts,
         buckets=buckets,
     )
+
+
+def _by_cell(batch: Batch, values: Tensor, buckets: PositionBuckets) -> Tensor:
+    """Sums of float32 [B, T] over labels of weight above 0: (2, 3, n), as in `LossParts`."""
+    counted = batch.weights > 0
+    parts = batch.is_main.long() * len(Modality) + batch.modality.long()
+    cells = parts * buckets.count + buckets.of(batch.positions)
+    sums = torch.zeros(len(_ROLES) * len(Modality) * buckets.count, device=values.device)
+    return sums.index_add(0, cells[counted], values[counted]).view(len(_ROLES), len(Modality), -1)
 
 
 def row_nll(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,9 @@ from racm3.training.records import (
     HasParameterGroups,
     HasState,
     LogRow,
-    Metric,
     Stop,
 )
+from racm3.training.tallies import Metric, Tally, added, as_tallies, means
 
 __all__ = ["FitConfig", "FitResult", "FitTask", "LogRow", "fit"]
 
@@ -145,7 +145,7 @@ class _Run:
         self.learning_rate, self.grad_norm = 0.0, 0.0
         self.best_step, self.best_loss, self.bad_validations = 0, None, 0
         self.best_state: dict[str, Tensor] | None = None
-        self.sums: dict[str, tuple[float, float]] = {}
+        self.sums: dict[str, Tally] = {}
         self.log: list[LogRow] = []
         self.stopped: Stop | None = None
 
@@ -173,16 +173,16 @@ class _Run:
         self._count(metrics)
 
     def _count(self, metrics: Mapping[str, Metric]) -> None:
-        pairs = {n: v if isinstance(v, tuple) else (v, 1.0) for n, v in metrics.items()}
-        tokens, _ = pairs.pop("tokens", (0.0, 1.0))
-        names = sorted(pairs)
-        parts = [number for name in names for number in pairs[name]]
-        local = [self.task.step_flops(self.step), tokens, *parts]
+        tallies = as_tallies(metrics)
+        tokens, _ = tallies.pop("tokens", (0.0, 1.0))
+        names = sorted(tallies)
+        local = [self.task.step_flops(self.step), tokens]
+        local += [number for name in names for number in tallies[name]]
         total = _sum_over_ranks(local, self.world_size, self.parameters[0].device)
-        self.flops, self.tokens = self.flops + total[0], self.tokens + total[1]
-        for name, value, weight in zip(names, total[2::2], total[3::2], strict=True):
-            total_value, total_weight = self.sums.get(name, (0.0, 0.0))
-            self.sums[name] = (total_value + value, total_weight + weight)
+        self.flops += total[0]
+        self.tokens += total[1]
+        pairs = zip(total[2::2], total[3::2], strict=True)
+        self.sums = added(self.sums, dict(zip(names, pairs, strict=True)))
         self.step += 1
 
     def due(self, every: int) -> bool:
@@ -202,9 +202,8 @@ class _Run:
     def log_train(self, report: Callable[[LogRow], None] | None, *, last: bool) -> None:
         if not (last or self.due(self.config.log_every)):
             return
-        means = {name: value / weight for name, (value, weight) in self.sums.items() if weight}
+        self._append("train", means(self.sums), report)
         self.sums = {}
-        self._append("train", means, report)
 
     def log_validation(
         self, metrics: dict[str, float], report: Callable[[LogRow], None] | None

@@ -16,8 +16,8 @@ from racm3.generator.transformer import Generator
 from racm3.objective.loss import PositionBuckets, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
-from racm3.training.records import Metric
 from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F
 
@@ -59,7 +59,7 @@ class GeneratorTask:
             total_steps: Of the run, for `config.k0_fraction`; with a FLOPs budget an estimate.
             autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
             on_draw: Sees what was drawn for each step.
-            bucket_width: Log losses also by the position in the row, so many positions to a
+            bucket_width: Log losses also by the position in the sample, so many positions to a
                 bucket; `None` = all positions together.
         """
         self.model: nn.Module = model
@@ -94,8 +94,7 @@ class GeneratorTask:
             logits = self.model(
                 batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
             )
-        positions = keep.nonzero()[:, 1][None]
-        parts = weighted_loss(logits[None], labels, positions=positions, buckets=self._buckets)
+        parts = weighted_loss(logits[None], labels, buckets=self._buckets)
         rows, length = batch.input_ids.shape
         self._flops = training_flops(
             self._generator.config,

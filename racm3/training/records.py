@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from racm3.training.tallies import Metric
+
 Stop = Literal["steps", "flops", "patience"]
-Metric = float | tuple[float, float]
-"""A number of one step, or a sum and the number of things summed, where that differs from step to
-step: a mean over steps is then the sum of sums over the sum of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,9 +126,7 @@ class FitTask(Protocol):
     model: nn.Module
     """Exchanged for its wrapped self while `fit` runs: call it through this attribute."""
 
-    def loss(
-        self, step: int, *, rank: int, world_size: int
-    ) -> tuple[Tensor, Mapping[str, Metric]]:
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, Mapping[str, Metric]]:
         """Returns the scalar loss of a batch, a pure function of (step, rank), and what to log.
 
         The names must be the same on every rank. The number called ``tokens`` is summed into

@@ -27,6 +27,7 @@ def test_inputs_and_labels_are_shifted_by_one_and_padded_right():
     assert batch.labels.tolist() == [[6, 7, 8], [6, 7, 0]]
     assert batch.places.tolist() == [[100, 101, 102], [100, 101, 0]]
     assert batch.next_places.tolist() == [[200, 201, 202], [200, 201, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
     assert batch.weights[1].tolist() == [0.75, 1.0, 0.0]
     assert batch.is_main.tolist() == [[False, True, True], [False, True, False]]
     assert batch.num_main_tokens == 3
@@ -52,7 +53,7 @@ def test_every_label_is_the_next_id_and_brings_what_belongs_to_it(cases):
 def test_types_are_those_promised():
     batch = Batch.of_rows([row(4)], pad_id=0)
     kinds = {f.name: getattr(batch, f.name).dtype for f in dataclasses.fields(batch)}
-    integers = ("input_ids", "labels", "places", "next_places", "slots")
+    integers = ("input_ids", "labels", "places", "next_places", "slots", "positions")
     assert all(kinds.pop(name) == torch.int64 for name in integers)
     assert kinds == {"weights": torch.float32, "is_main": torch.bool, "modality": torch.int8}
     assert torch.equal(batch.to("cpu").labels, batch.labels)
