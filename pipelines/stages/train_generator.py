@@ -62,6 +62,9 @@ class Config(StageConfig):
     validation_k: int = Field(2, description="contexts at which early stopping measures")
     validation_ks: tuple[int, ...] = Field((0, 1, 2), description="contexts that are logged")
     validation_examples: int | None = Field(None, description="at most so many; none: all")
+    loss_bucket: int | None = Field(
+        None, ge=1, description="log losses also by position, so many to a bucket; none: do not"
+    )
     bf16: bool = Field(False, description="compute in bfloat16")
     workers: int = Field(1, description="processes of the Ray Train group")
 
@@ -199,6 +202,7 @@ def _task(
         total_steps=config.fit.steps or config.total_steps,
         autocast=torch.bfloat16 if config.bf16 else None,
         on_draw=draws.add,
+        bucket_width=config.loss_bucket,
     )
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from racm3.document import DocumentTokens
 from racm3.generator.flops import training_flops
 from racm3.generator.transformer import Generator
-from racm3.objective.loss import row_nll, weighted_loss
+from racm3.objective.loss import PositionBuckets, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
 from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F
 
@@ -45,6 +46,7 @@ class GeneratorTask:
         total_steps: int | None = None,
         autocast: torch.dtype | None = None,
         on_draw: Callable[[DrawRecord], None] | None = None,
+        bucket_width: int | None = None,
     ) -> None:
         """Takes the model as it is.
 
@@ -57,14 +59,21 @@ class GeneratorTask:
             total_steps: Of the run, for `config.k0_fraction`; with a FLOPs budget an estimate.
             autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
             on_draw: Sees what was drawn for each step.
+            bucket_width: Log losses also by the position in the sample, so many positions to a
+                bucket; `None` = all positions together.
         """
         self.model: nn.Module = model
         self._generator, self._examples, self._layout = model, examples, layout
         self._config, self._seed, self._total_steps = config, seed, total_steps
         self._autocast, self._on_draw = autocast, on_draw
+        self._buckets = (
+            None
+            if bucket_width is None
+            else PositionBuckets.covering(config.max_length, width=bucket_width)
+        )
         self._flops = 0.0
 
-    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, Metric]]:
         """Returns L_main + alpha L_contexts of the batch of (seed, step, rank)."""
         drawn, record = draw_batch(
             self._examples,
@@ -85,7 +94,7 @@ class GeneratorTask:
             logits = self.model(
                 batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
             )
-        parts = weighted_loss(logits[None], labels)
+        parts = weighted_loss(logits[None], labels, buckets=self._buckets)
         rows, length = batch.input_ids.shape
         self._flops = training_flops(
             self._generator.config,
@@ -97,7 +106,7 @@ class GeneratorTask:
         return parts.loss, {
             "loss": parts.loss.item(),
             "tokens": float(rows * length),
-            **parts.means(),
+            **parts.tallies(),
         }
 
     def step_flops(self, step: int) -> float:

@@ -1,5 +1,6 @@
 """train_generator, generate and score_generations, on a corpus of coloured squares."""
 
+import math
 from collections import Counter
 from dataclasses import asdict
 
@@ -256,6 +257,7 @@ def _config(max_k, steps=24):
         ),
         validation_k=max_k,
         validation_ks=(0, max_k),
+        loss_bucket=18 if max_k else None,
     )
 
 
@@ -305,6 +307,17 @@ def test_training_learns(world, generators):
     log = Reader(world["store"]).tables(generators["ra-cm3"].tables("training_log")).to_pylist()
     losses = [r["value"] for r in log if (r["split"], r["metric"]) == ("validation", "loss")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["ra-cm3", "vanilla"])
+def test_losses_are_logged_by_role_modality_and_position(world, generators, name):
+    log = Reader(world["store"]).tables(generators[name].tables("training_log")).to_pylist()
+    found = {r["metric"] for r in log if r["split"] == "train"}
+    reads = name == "ra-cm3"
+    assert {"loss", "main_image", "main_text"} <= found
+    assert ("context_image" in found) == reads
+    assert ({"main_image_at_0", "main_image_at_18", "context_image_at_0"} <= found) == reads
+    assert all(math.isfinite(r["value"]) for r in log)
 
 
 def test_a_published_generator_reads_back(world, generators):
