@@ -27,6 +27,7 @@ from pipelines.scoring.samples import (
 from racm3.encoder.base import MultimodalEncoder
 from racm3.metrics.copy_rows import copy_top
 from racm3.metrics.score import Score
+from racm3.sequence.order import ContextOrder, asked_order
 from racm3.training.stream import Example
 
 __all__ = ["Config", "ScoreGenerations"]
@@ -40,6 +41,9 @@ class Config(StageConfig):
 
     ks: tuple[int, ...] = Field((0, 1, 2), description="contexts at which perplexity is measured")
     k: int = Field(2, description="contexts at which models are compared")
+    context_order: ContextOrder | None = Field(
+        None, description="of the contexts; none: as in training, best first where it shuffles"
+    )
     baseline: str = Field("vanilla", description="generator that the others are compared with")
     seed: int = 0
     resamples: int = Field(2000, description="draws of the bootstrap")
@@ -113,11 +117,13 @@ class _Work:
         found = []
         for name in self._named("generator."):
             selection = self.inputs[name]
+            stream = selection.manifest.config["stream"]
             found.append(
                 Contender(
                     name=name.removeprefix("generator."),
                     generator=load_generator(self.reader.files(selection)),
-                    reads_contexts=selection.manifest.config["stream"]["max_k"] > 0,
+                    reads_contexts=stream["max_k"] > 0,
+                    order=self.config.context_order or asked_order(stream["context_order"]),
                 )
             )
         return found

@@ -20,6 +20,7 @@ from pipelines.models import (
 from pipelines.records import examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from racm3.sequence.order import asked_order
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import DrawRecord, Example, StreamConfig
 from storage_schemas.tables import TABLES
@@ -212,6 +213,7 @@ def _validation(
         layout=layout,
         ks=config.validation_ks,
         loss_k=config.validation_k,
+        order=asked_order(config.stream.context_order),
         pool=[example.main for example in train],
         seed=config.seed,
     )

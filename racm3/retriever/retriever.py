@@ -31,6 +31,15 @@ class Retrieved:
     short: int
     """Queries that got fewer than K contexts."""
 
+    @classmethod
+    def of(cls, selections: Sequence[Selection], config: SelectionConfig) -> Retrieved:
+        """Counts what a batch came to."""
+        return cls(
+            selections=tuple(selections),
+            counts=count_reasons(selections),
+            short=sum(len(one.contexts) < config.max_contexts for one in selections),
+        )
+
 
 class Retriever:
     """Search, exact scores, selection.
@@ -99,22 +108,14 @@ class Retriever:
             ]
             k = min(4 * k, len(self._memory))
         empty = Selection(contexts=(), skipped=())
-        selections = tuple(chosen.get(row, empty) for row in range(len(queries)))
-        return Retrieved(
-            selections=selections,
-            counts=count_reasons(selections),
-            short=sum(self._lacking(selection) for selection in selections),
-        )
-
-    def _lacking(self, selection: Selection) -> bool:
-        return len(selection.contexts) < self._config.max_contexts
+        return Retrieved.of([chosen.get(row, empty) for row in range(len(queries))], self._config)
 
     def _end(self, selection: Selection) -> float | None:
         """Score at which the walk ended: of the K-th context, or of the first below the floor."""
         last = selection.skipped[-1:]
         if last and last[0].reason is SkipReason.BELOW_FLOOR:
             return last[0].score
-        if self._lacking(selection):
+        if len(selection.contexts) < self._config.max_contexts:
             return None
         return selection.contexts[-1].score if selection.contexts else math.inf
 
