@@ -28,6 +28,7 @@ __all__ = [
     "IMAGE_VECTORS",
     "INDEX",
     "KEPT",
+    "context_pool",
     "documents_of",
     "examples_of",
     "image_array",
@@ -234,6 +235,12 @@ def log_table(log: Sequence[LogRow]) -> pa.Table:
             for name, value in metrics.items()
         ]
     return pa.Table.from_pylist(rows, schema=TABLES["training_log"].arrow)
+
+
+def context_pool(examples: Selection, rows: Sequence[Example]) -> list[DocumentTokens]:
+    """Main documents as contexts: they show what the contexts of these examples show."""
+    shown = examples.manifest.config.get("context_modality", "both")
+    return [example.main.showing(shown) for example in rows]
 
 
 def examples_of(table: pa.Table) -> list[Example]:
