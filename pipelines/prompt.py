@@ -15,13 +15,21 @@ from pipelines.models import (
     load_text_tokenizer,
     pin_threads,
 )
-from pipelines.records import INDEX, documents_of, image_png, memory_of, rows_of
+from pipelines.records import (
+    INDEX,
+    documents_of,
+    image_png,
+    memory_of,
+    modality_of,
+    order_of,
+    rows_of,
+)
 from pipelines.runtime.catalog import read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import Store
 from racm3.document import DocumentTokens
 from racm3.sampling.decode import SamplingConfig
-from racm3.sequence.order import asked_order, context_order
+from racm3.sequence.order import context_order
 from storage_schemas.manifest import Manifest
 
 __all__ = ["Drawn", "FedContext", "draw_image", "only_namespace"]
@@ -103,8 +111,7 @@ def draw_image(
     checkpoint = asked.ref(f"generator.{model}")
     k = min(k, int(checkpoint.config["stream"]["max_k"]))
     name, contexts, tokens = asked.retrieve(prompt, memory, k) if k else (None, (), ())
-    order = asked_order(checkpoint.config["stream"]["context_order"])
-    ranks = context_order(len(contexts), order, np.random.default_rng(seed))
+    ranks = context_order(len(contexts), order_of(checkpoint), np.random.default_rng(seed))
     return Drawn(
         png=asked.draw(checkpoint, prompt, tuple(tokens[i] for i in ranks), how, seed=seed),
         generator=checkpoint.artifact_id,
@@ -166,7 +173,7 @@ class _Asked:
             )
             for hit in hits
         )
-        shown = self.ref("examples.train").config["context_modality"]
+        shown = modality_of(self.ref("examples.train"))
         tokens = (self._tokens(rows[hit.document_id]).showing(shown) for hit in hits)
         return name, fed, tuple(tokens)
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.runtime.reader import Reader, Selection
-from racm3.document import DocumentTokens
+from racm3.document import ContextModality, DocumentTokens
+from racm3.sequence.order import ContextOrder, asked_order
 from racm3.training.records import LogRow
 from racm3.training.stream import Example, QueryContexts
-from storage_schemas.manifest import Shard
+from storage_schemas.manifest import Manifest, Shard
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ __all__ = [
     "kept_rows",
     "log_table",
     "memory_of",
+    "modality_of",
+    "order_of",
     "rows_of",
     "same_tags",
     "samples_of",
@@ -237,10 +240,19 @@ def log_table(log: Sequence[LogRow]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TABLES["training_log"].arrow)
 
 
+def order_of(generator: Manifest) -> ContextOrder:
+    """The order of contexts that a generator is asked in: that of its training, else best first."""
+    return asked_order(generator.config["stream"].get("context_order", "shuffled"))
+
+
+def modality_of(examples: Manifest) -> ContextModality:
+    """What the contexts of an artifact of examples show."""
+    return cast(ContextModality, examples.config.get("context_modality", "both"))
+
+
 def context_pool(examples: Selection, rows: Sequence[Example]) -> list[DocumentTokens]:
     """Main documents as contexts: they show what the contexts of these examples show."""
-    shown = examples.manifest.config.get("context_modality", "both")
-    return [example.main.showing(shown) for example in rows]
+    return [example.main.showing(modality_of(examples.manifest)) for example in rows]
 
 
 def examples_of(table: pa.Table) -> list[Example]:

@@ -18,7 +18,7 @@ from pipelines.models import (
     load_text_tokenizer,
     pin_threads,
 )
-from pipelines.records import examples_of, image_png
+from pipelines.records import examples_of, image_png, order_of
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
     Inputs,
@@ -30,7 +30,7 @@ from pipelines.runtime.stage import (
 )
 from racm3.retriever.query import document_generator
 from racm3.sampling.decode import SamplingConfig
-from racm3.sequence.order import ContextOrder, asked_order, context_order
+from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.stream import Example, QueryContexts
 from storage_schemas.fingerprint import canonical_json, digest_of
 from storage_schemas.ids import generation_id
@@ -101,7 +101,7 @@ class Generate(ShardStage[Config]):
         trained = whole["generator"].manifest
         writer = _Writer(
             config,
-            order=config.context_order or asked_order(trained.config["stream"]["context_order"]),
+            order=config.context_order or order_of(trained),
             artifact_id=trained.artifact_id,
             content=whole["generator"].content_digest,
             generator=load_generator(reader.files(whole["generator"])),

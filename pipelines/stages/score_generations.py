@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.models import load_encoder, load_generator, load_image_tokenizer, pin_threads
-from pipelines.records import KEPT, context_pool, examples_of, image_array, rows_of, samples_of
+from pipelines.records import (
+    KEPT,
+    context_pool,
+    examples_of,
+    image_array,
+    order_of,
+    rows_of,
+    samples_of,
+)
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.scoring.board import Board, Place, Slice, slices_of
@@ -30,7 +38,7 @@ from racm3.document import DocumentTokens
 from racm3.encoder.base import MultimodalEncoder
 from racm3.metrics.copy_rows import copy_top
 from racm3.metrics.score import Score
-from racm3.sequence.order import ContextOrder, asked_order
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import Example
 
 __all__ = ["Config", "ScoreGenerations"]
@@ -126,13 +134,12 @@ class _Work:
         found = []
         for name in self._named("generator."):
             selection = self.inputs[name]
-            stream = selection.manifest.config["stream"]
             found.append(
                 Contender(
                     name=name.removeprefix("generator."),
                     generator=load_generator(self.reader.files(selection)),
-                    reads_contexts=stream["max_k"] > 0,
-                    order=self.config.context_order or asked_order(stream["context_order"]),
+                    reads_contexts=selection.manifest.config["stream"]["max_k"] > 0,
+                    order=self.config.context_order or order_of(selection.manifest),
                 )
             )
         return found
