@@ -26,7 +26,7 @@ from pipelines.runtime.stage import (
 from racm3.retriever.memory import document_vectors
 from racm3.retriever.query import document_generator
 from racm3.retriever.random_ranking import RandomRetriever
-from racm3.retriever.retriever import Retrieved, Retriever
+from racm3.retriever.retriever import MAX_CANDIDATES, Retrieved, Retriever
 from racm3.retriever.selection import MainDocument, Selection, SelectionConfig
 from storage_schemas.tables import TABLES
 
@@ -47,6 +47,9 @@ class Config(StageConfig):
         default_factory=SelectionConfig, description="`max_contexts` is K at most"
     )
     first_candidates: int = Field(32, ge=1, description="hits asked of the index at first")
+    max_candidates: int = Field(
+        MAX_CANDIDATES, ge=1, description="most hits of a query: none walks the whole memory"
+    )
     rescore: bool = Field(True, description="score candidates with the memory's own vectors")
     ranking: Literal["relevance", "random"] = Field(
         "relevance", description="random: documents of the memory that nobody asked for, no floor"
@@ -130,7 +133,8 @@ def _asker(config: Config, held: Input, reader: Reader) -> _Ask:
         memory,
         FaissIndex.load(files[INDEX]),
         config.selection,
-        first_candidates=config.first_candidates,
+        first_candidates=min(config.first_candidates, config.max_candidates),
+        max_candidates=config.max_candidates,
         rescore=config.rescore,
     )
     return lambda asked: retriever.retrieve(*_asked(asked))

@@ -308,6 +308,25 @@ def test_wrong_contexts_take_the_place_of_the_retrieved():
         evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong[:3])
 
 
+def test_shuffled_evaluation_depends_on_the_document_alone():
+    def fed(examples, seed=0):
+        return evaluation_batch(
+            examples, layout=LAYOUT, task="image", k=2, order="shuffled", seed=seed
+        )
+
+    whole, turned = fed(EXAMPLES), fed(EXAMPLES[::-1])
+    assert torch.equal(whole.input_ids, turned.input_ids.flip(0))
+    assert not torch.equal(whole.input_ids, fed(EXAMPLES, seed=1).input_ids)
+    orders = {
+        order: evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, order=order).input_ids
+        for order in ("best_first", "best_last")
+    }
+    for row in range(len(EXAMPLES)):
+        assert any(torch.equal(whole.input_ids[row], ids[row]) for ids in orders.values())
+    for ids in orders.values():
+        assert not torch.equal(whole.input_ids, ids)
+
+
 def test_evaluation_never_reads_the_other_query():
     examples = [example(n, queries=queries(n)[2:]) for n in range(4)]
     batch = evaluation_batch(examples, layout=LAYOUT, task="image", k=2)
