@@ -59,6 +59,9 @@ class MemoryConfig(StageConfig):
     evaluates: tuple[str, ...] | None = Field(
         None, description="evaluation sets scored against it; none: all"
     )
+    share: float | None = Field(
+        None, gt=0, le=1, description="of their documents, as `memory.share`; none: that"
+    )
 
 
 class RunConfig(StageConfig):

@@ -17,9 +17,11 @@ from pipelines.models import (
     pin_threads,
     save_generator,
 )
-from pipelines.records import examples_of, log_table
+from pipelines.records import context_pool, examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from racm3.document import DocumentTokens
+from racm3.sequence.order import asked_order
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import DrawRecord, Example, StreamConfig
 from storage_schemas.tables import TABLES
@@ -102,7 +104,12 @@ class TrainGenerator(FitStage[Config]):
             _task(config, model, train, layout, draws),
             config.fit,
             checkpoint_dir=workspace.progress / "checkpoints",
-            validate=_validation(config, validation[: config.validation_examples], train, layout),
+            validate=_validation(
+                config,
+                validation[: config.validation_examples],
+                context_pool(inputs["train"], train),
+                layout,
+            ),
             report=_reporter(config.fit, workspace),
             wrap=workspace.wrap,
             after_checkpoint=_after_checkpoint(workspace),
@@ -207,7 +214,7 @@ def _task(
 
 
 def _validation(
-    config: Config, examples: list[Example], train: list[Example], layout: Layout
+    config: Config, examples: list[Example], pool: list[DocumentTokens], layout: Layout
 ) -> Any:
     from racm3.training.generator import Validation
 
@@ -216,7 +223,8 @@ def _validation(
         layout=layout,
         ks=config.validation_ks,
         loss_k=config.validation_k,
-        pool=[example.main for example in train],
+        order=asked_order(config.stream.context_order),
+        pool=pool,
         seed=config.seed,
     )
 

@@ -16,6 +16,7 @@ from racm3.generator.transformer import Generator
 from racm3.objective.loss import PositionBuckets, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
 from racm3.training.tallies import Metric
 
@@ -134,8 +135,10 @@ class Validation:
     """The k that early stopping reads: 2 for RA-CM3, 0 for a generator without contexts."""
     pool: Sequence[DocumentTokens] = ()
     """Documents that wrong contexts are drawn from; empty leaves the rows out."""
+    order: ContextOrder = "best_first"
+    """Of the contexts."""
     seed: int = 0
-    """Of the wrong contexts."""
+    """Of the wrong contexts, and of shuffled ones."""
     batch_size: int = 32
     """Rows of one forward pass."""
 
@@ -175,6 +178,8 @@ class Validation:
                 task="image" if task == "image" else "caption",
                 k=k,
                 contexts=None if contexts is None else contexts[part],
+                order=self.order,
+                seed=self.seed,
             )
             sums, counts = measured_nll(model, batch)
             nll, tokens = nll + float(sums.sum()), tokens + float(counts.sum())
