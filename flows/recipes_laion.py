@@ -146,7 +146,7 @@ def _generator(*, max_k: int, batch_size: int) -> dict[str, Any]:
             "max_k": max_k,
             "k_per_batch": False,
             "alpha": 0.1,
-            "shuffle_contexts": True,
+            "context_order": "shuffled",
             "query_probability_text": 0.5,
             "spans": _SPANS,
             "max_text_tokens": _CAPTION,

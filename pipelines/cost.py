@@ -203,7 +203,9 @@ def _training(cost: GeneratorCost, measured: Manifest | None, given: float | Non
     elif (speed := _speed(measured)) and measured is not None:
         basis = f"{speed:.3g} FLOP/s a worker, as {measured.artifact_id[:12]} had"
     else:
-        return Estimate(seconds=None, basis="no generator was trained here; give --flops-per-second")
+        return Estimate(
+            seconds=None, basis="no generator was trained here; give --flops-per-second"
+        )
     return Estimate(seconds=cost.flops / (speed * cost.workers), basis=basis)
 
 

@@ -34,9 +34,7 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(self.head_width) if config.qk_norm else None
         self.key_norm = nn.RMSNorm(self.head_width) if config.qk_norm else None
 
-    def forward(
-        self, x_BTC: Tensor, cache: Cache | None, samples: Samples | None = None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, cache: Cache | None, samples: Samples | None = None) -> Tensor:
         """Returns [B, T, C]; with a cache, the T tokens come after those it holds.
 
         With `samples`, each token attends to those of its own sample.

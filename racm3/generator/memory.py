@@ -1,7 +1,7 @@
-"""What a generator's training step holds in memory, by formula: for plans, before anything is there.
+"""What a generator's training step holds in memory, by formula: for plans, before there is one.
 
-With C = width, F = feed-forward, s = 2 bytes under bf16 autocast and 4 without it, a block keeps for
-its backward pass, a token: the residual stream twice (4 C each, always float32); the two normed
+With C = width, F = feed-forward, s = 2 bytes under bf16 autocast and 4 without it, a block keeps
+for its backward pass, a token: the residual stream twice (4 C each, always float32); the two normed
 copies that linear layers read, q, k, v and what attention found (6 s C); the feed-forward before
 and after its activation (2 s F; ReLU keeps one, s F); q and k once more where norm or rotation
 changes them (2 s C); packed, what attention found in the order of the rows, too (s C). With

@@ -67,7 +67,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Torch tensors, all [B, T]. Inputs: ids, places, next_places, slots. The rest is of labels."""
+    """Torch tensors, all [B, T].
+
+    Of inputs: ids, places, next_places, slots, positions. The rest is of labels.
+    """
 
     input_ids: Tensor
     """int64, 0..vocabulary.size-1."""
@@ -93,6 +96,9 @@ class Batch:
     slots: Tensor
     """int64: slot of the input token's document; 0 = main, i = i-th context."""
 
+    positions: Tensor
+    """int64: index of the input token in its sample, as masked."""
+
     samples: Samples | None = None
     """Where the samples of packed rows stand; None: every row is one sample."""
 
@@ -103,7 +109,8 @@ class Batch:
         Raises:
             ValueError: when there is no row.
         """
-        return cls(**_columns([[row] for row in rows], pad_id))
+        columns = _columns([[row] for row in rows], pad_id)
+        return cls(**columns, positions=_stack([[np.arange(len(row.ids) - 1)] for row in rows], 0))
 
     @classmethod
     def packed(cls, rows: Sequence[Row], *, length: int, pad_id: int) -> Batch:
@@ -120,7 +127,8 @@ class Batch:
         bins = pack(lengths, length)
         columns = _columns([[rows[i] for i in members] for members in bins], pad_id)
         places = [[lengths[i] for i in members] for members in bins]
-        return cls(**columns, samples=samples_of(places, columns["labels"].shape[1]))
+        samples = samples_of(places, columns["labels"].shape[1])
+        return cls(**columns, positions=samples.offsets, samples=samples)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same change to every tensor [B, T]; where samples stand is not kept."""
