@@ -4,7 +4,7 @@
 text, 8,192 image, 1,020 sentinels and 4 other specials, as many as the paper's code base sets
 aside), CLIP ViT-L/14, up to two contexts, alpha 0.1, Adam (0.9, 0.98), 1,500 warm-up updates.
 
-Whoever runs one gives the files: `sources` name none. The first file of `laion` is what the
+Whoever runs one gives the files: `sources` name no file. The first file of `laion` is what the
 tokenizers and the scorer are fitted on; give one of some 100,000 rows.
 
 Not in the paper, or not known of it: the budget (one pass over 150 million pairs at one context on

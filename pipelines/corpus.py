@@ -49,7 +49,7 @@ def prepare_sources(config: RunConfig, cache: Path, *, progress: Progress | None
     if nameless := [source.name for source in config.sources if not source.paths]:
         raise UsageError(
             f"{config.namespace}: give the files of {' and '.join(nameless)}, by --set sources=... "
-            f'or in a file with extends = "{config.namespace}" (docs/your-own-data.md)'
+            "or in a file that extends the recipe (docs/your-own-data.md)"
         )
     found: list[NewSource] = []
     images = None

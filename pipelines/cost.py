@@ -83,10 +83,12 @@ class Estimate:
     """Where the number comes from, in a few words."""
 
 
-def generator_cost(run: RunConfig, name: str) -> GeneratorCost:
-    """The cost of one generator of a run."""
-    config = run.generators[name]
-    codes = run.image_tokenizer.model
+def generator_cost(run: RunConfig, name: str) -> GeneratorCost | None:
+    """The cost of one generator of a run; None where the image tokenizer's file has to be read."""
+    config, tokenizer = run.generators[name], run.image_tokenizer
+    codes = tokenizer.model if tokenizer.pretrained is None else tokenizer.pretrained.spec()
+    if codes is None:
+        return None
     image_tokens = codes.grid[0] * codes.grid[1]
     places = PlaceTable(max_text_tokens=run.max_text_tokens, image_tokens=image_tokens)
     vocabulary = Vocabulary(
@@ -196,8 +198,12 @@ def estimates(
     return found
 
 
-def _training(cost: GeneratorCost, measured: Manifest | None, given: float | None) -> Estimate:
+def _training(
+    cost: GeneratorCost | None, measured: Manifest | None, given: float | None
+) -> Estimate:
     """FLOPs over FLOPs a second, given or measured."""
+    if cost is None:
+        return Estimate(seconds=None, basis="image_tokenizer.pretrained has no preset to count by")
     if given is not None:
         speed, basis = given, f"{given:.3g} FLOP/s a worker, as given"
     elif (speed := _speed(measured)) and measured is not None:

@@ -86,7 +86,8 @@ def plan(
     dag = dag_of(config, sources or as_selection([]), FetchSettings())
     planned = plan_of(dag, opened, sources_known=sources is not None)
     expected = estimates(planned, dag, config, opened, flops_per_second=flops_per_second)
-    costs = {name: generator_cost(config, name) for name in config.generators}
+    counted = {name: generator_cost(config, name) for name in config.generators}
+    costs = {name: cost for name, cost in counted.items() if cost is not None}
     if as_json:
         print_json({"store": opened.uri} | plan_as_dict(planned, expected, costs))
     else:
