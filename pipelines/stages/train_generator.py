@@ -258,7 +258,7 @@ def _start(model: Generator, layout: Layout, inputs: Inputs, reader: Reader) -> 
     try:
         start_from(model, loaded.model)
     except ValueError as error:
-        raise UsageError(f"{refused}{error} of this one and that; give both the same") from error
+        raise UsageError(f"{refused}{error}; give both the same") from error
 
 
 def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any]:

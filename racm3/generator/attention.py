@@ -43,12 +43,14 @@ class Attention(nn.Module):
         attended = self._attend(qkv, cache) if samples is None else self._by_sample(qkv, samples)
         return self.out(attended)  # type: ignore[no-any-return]
 
-    @torch.compiler.disable  # the number of groups and their sizes change from batch to batch
+    # the number of groups and their sizes change from batch to batch: not to be compiled
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _by_sample(self, qkv: Tensor, samples: Samples) -> Tensor:
         """[B, T, 3 C] -> [B, T, C]; what stands at padding means nothing."""
         B, T, C3 = qkv.shape
         shapes, taken, empty, put, padding, _ = samples
-        grids = pick(qkv.flatten(0, 1), taken, put, padding).split([S * L for S, L in shapes])
+        read = pick(qkv.flatten(0, 1), taken, put, padding)
+        grids = torch.split(read, [S * L for S, L in shapes])
         parts = [
             self._attend(grid.view(S, L, C3), None).flatten(0, 1)
             for grid, (S, L) in zip(grids, shapes, strict=True)
@@ -60,7 +62,7 @@ class Attention(nn.Module):
         B, T, C3 = qkv.shape
         q, k, v = (
             part.view(B, T, self.heads, self.head_width).transpose(1, 2)
-            for part in qkv.split(C3 // 3, dim=-1)
+            for part in qkv.chunk(3, dim=-1)
         )
         if self.query_norm is not None and self.key_norm is not None:
             q, k = _normed(q, self.query_norm), _normed(k, self.key_norm)
@@ -94,7 +96,7 @@ def pick(x: Tensor, index: Tensor, back: Tensor, unread: Tensor) -> Tensor:
         back: int64 [m], for each row of x its output.
         unread: int64, rows of x that no output which counts is read from: their gradient is 0.
     """
-    picked: Tensor = _Pick.apply(x, index, back, unread)  # type: ignore[no-untyped-call]
+    picked: Tensor = _Pick.apply(x, index, back, unread)
     return picked
 
 

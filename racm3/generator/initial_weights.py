@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from racm3.generator.transformer import Generator
+from racm3.generator.config import GeneratorConfig
 
 __all__ = ["InitConfig", "initialise"]
 
@@ -47,20 +46,25 @@ class InitConfig:
 
 
 @torch.no_grad()
-def initialise(model: Generator, init: InitConfig, *, generator: torch.Generator) -> None:
+def initialise(
+    model: nn.Module, config: GeneratorConfig, init: InitConfig, *, generator: torch.Generator
+) -> None:
     """Draws all weights in place.
 
     Args:
-        model: As built.
+        model: The `Generator` of `config`, as built.
+        config: Its shape, and `init_std`.
         init: How.
         generator: CPU random generator.
 
     Raises:
         ValueError: A zero output layer is asked of a model whose output is the embedding.
     """
-    config = model.config
-    if init.output == "zero" and model.output is None:
+    if init.output == "zero" and config.tie_embeddings:
         raise ValueError('InitConfig.output "zero" needs tie_embeddings false: it would erase it.')
+    unit = config.width**-0.5
+    stds = {"tokens": unit, "output": unit if init.output == "normal" else 0.0}
+    stds["sequence_places"] = init.positions_std
     residual = config.init_std / math.sqrt(2 * config.layers)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -70,11 +74,7 @@ def initialise(model: Generator, init: InitConfig, *, generator: torch.Generator
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
             _draw(module.weight, 1.0, init.truncate, generator)
-    model.tokens.weight.mul_(config.width**-0.5)
-    if config.positions == "sequence":
-        model.sequence_places.weight.mul_(init.positions_std)
-    if model.output is not None:
-        model.output.weight.mul_(config.width**-0.5 if init.output == "normal" else 0.0)
+            module.weight.mul_(stds.get(name, 1.0))
 
 
 def _draw(weight: Tensor, std: float, truncate: float | None, generator: torch.Generator) -> None:

@@ -81,7 +81,7 @@ class Generator(nn.Module):
         self.output: nn.Embedding | None = None
         if not config.tie_embeddings:
             self.output = nn.Embedding(vocabulary.size, config.width)
-        initialise(self, init or InitConfig(), generator=generator)
+        initialise(self, config, init or InitConfig(), generator=generator)
 
     def compile_blocks(self) -> None:
         """Compiles each block's forward pass with `torch.compile`, in place.
@@ -165,6 +165,7 @@ class Generator(nn.Module):
                     f"{self.config.max_length}: raise GeneratorConfig.max_length."
                 )
             if samples is not None:
-                return x + self.sequence_places(samples.offsets)
-            return x + self.sequence_places.weight[start:stop]
+                x = x + self.sequence_places(samples.offsets)
+            else:
+                x = x + self.sequence_places.weight[start:stop]
         return x

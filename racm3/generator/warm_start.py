@@ -47,11 +47,11 @@ def start_from(model: Generator, other: Generator) -> None:
 
 
 def _differences(model: Generator, other: Generator) -> list[str]:
-    """Each as `name (its own value, the other's)`."""
+    """Each with both values, the model's own first."""
     names = [*_TENSORS, *(["max_length"] if model.config.positions == "sequence" else [])]
     pairs = [("vocabulary", _sizes(model), _sizes(other))]
     pairs += [(name, _value(model.config, name), _value(other.config, name)) for name in names]
-    return [f"{name} ({mine}, {its})" for name, mine, its in pairs if mine != its]
+    return [f"{name} ({mine} here, {its} there)" for name, mine, its in pairs if mine != its]
 
 
 def _value(config: GeneratorConfig, name: str) -> str:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,8 @@ class Batch:
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same change to every tensor [B, T]; where samples stand is not kept."""
         names = (field.name for field in fields(self) if field.name != "samples")
-        return Batch(**{name: change(getattr(self, name)) for name in names})
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return Batch(**changed)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -160,7 +162,7 @@ def digest_of_rows(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _columns(rows: Sequence[Sequence[Row]], pad_id: int) -> dict[str, Tensor]:
+def _columns(rows: Sequence[Sequence[Row]], pad_id: int) -> dict[str, Any]:
     """Rows of samples as tensors [B, T]: each sample split into inputs and labels."""
     if not rows:
         raise ValueError("a batch needs at least one row")

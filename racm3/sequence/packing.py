@@ -48,7 +48,7 @@ class Samples(NamedTuple):
 
     def to(self, device: torch.device | str) -> Samples:
         """The same on another device."""
-        return Samples(self.shapes, *(tensor.to(device) for tensor in self[1:]))  # type: ignore[union-attr]
+        return Samples(self.shapes, *(tensor.to(device) for tensor in self[1:]))
 
     @property
     def longest(self) -> int:
@@ -124,7 +124,7 @@ def samples_of(rows: Sequence[Sequence[int]], width: int) -> Samples:
     for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         offsets[start : start + length] = np.arange(length)
     return Samples(
-        shapes=tuple(grid.shape for grid, _ in grids),
+        shapes=tuple((len(grid), grid.shape[1]) for grid, _ in grids),
         taken=torch.from_numpy(taken),
         empty=torch.from_numpy(np.flatnonzero(~filled)),
         put=torch.from_numpy(np.maximum(put, 0)),

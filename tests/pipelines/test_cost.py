@@ -200,9 +200,7 @@ def test_what_was_measured_is_scaled(tmp_path: Path) -> None:
     cost = generator_cost(run, "ra")
     assert cost is not None
     slow = made("generator", 1, facts={"training_flops": 1e9}, seconds=10.0)
-    fast = made(
-        "generator", 2, facts={"training_flops": 9e9}, seconds=1.0, config={"workers": 3}
-    )
+    fast = made("generator", 2, facts={"training_flops": 9e9}, seconds=1.0, config={"workers": 3})
     for manifest in (slow, fast):
         publish(store, manifest)
     found = hours(store, run)

@@ -206,3 +206,19 @@ def test_cuda_gives_the_logits_of_the_cpu(positions):
         parts.append(model(*(x[:, 5:] for x in moved), cache=cache))
         torch.testing.assert_close(model(*moved).cpu(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.cat(parts, 1).cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("positions", ["document", "rope", "sequence"])
+def test_cuda_reads_packed_rows_as_the_cpu_does(positions):
+    random = np.random.default_rng(0)
+    batch = Batch.packed([sample(int(n), random) for n in (20, 9, 14, 11)], length=40, pad_id=0)
+    seen = []
+    for device in ("cpu", "cuda"):
+        model = make(positions).to(device).train()
+        logits = read(model, batch.to(device))
+        logits.logsumexp(-1).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        seen.append((logits.detach().cpu(), gradient.cpu()))
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)

@@ -44,17 +44,17 @@ def test_slots_that_both_have_are_copied(own, its):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"width": 48}, r"width \(24, 48\)"),
-        ({"layers": 3}, r"layers \(2, 3\)"),
-        ({"ffn": 50}, r"ffn_width \(96, 50\)"),
-        ({"activation": "relu"}, r"activation \(gelu, relu\)"),
-        ({"qk_norm": True}, r"qk_norm \(False, True\)"),
-        ({"tie_embeddings": False}, r"tie_embeddings \(True, False\)"),
-        ({"positions": "rope"}, r"positions \(document, rope\)"),
-        ({"num_places": 31}, r"num_places \(30, 31\)"),
+        ({"width": 48}, r"width \(24 here, 48 there\)"),
+        ({"layers": 3}, r"layers \(2 here, 3 there\)"),
+        ({"ffn": 50}, r"ffn_width \(96 here, 50 there\)"),
+        ({"activation": "relu"}, r"activation \(gelu here, relu there\)"),
+        ({"qk_norm": True}, r"qk_norm \(False here, True there\)"),
+        ({"tie_embeddings": False}, r"tie_embeddings \(True here, False there\)"),
+        ({"positions": "rope"}, r"positions \(document here, rope there\)"),
+        ({"num_places": 31}, r"num_places \(30 here, 31 there\)"),
         (
             {"vocabulary": Vocabulary(20, 17, 2)},
-            r"vocabulary \(2 sentinels \+ 20 text \+ 16 image, 2 sent.*17 image\)",
+            r"vocabulary \(2 sentinels \+ 20 text \+ 16 image here, 2 sent.*17 image there\)",
         ),
     ],
 )
