@@ -21,7 +21,6 @@ from racm3.document import DocumentTokens
 from racm3.objective.masking import mask, to_row
 from racm3.objective.noise import read_with_noise
 from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_spans
-from racm3.retriever.query import document_generator
 from racm3.sequence.batch import Batch, Modality, Row, digest_of_rows
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
@@ -278,6 +277,8 @@ def evaluation_batch(
     Raises:
         ValueError: when `contexts` has another length than `examples`.
     """
+    from racm3.retriever.query import document_generator
+
     if contexts is None:
         contexts = [
             _retrieved(example, "text" if task == "image" else "image") for example in examples
