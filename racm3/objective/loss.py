@@ -34,15 +34,30 @@ class LossParts:
     counts: Tensor
     """(2, 3) float32: labels of weight above 0, likewise."""
 
-    def means(self) -> dict[str, float]:
-        """Mean NLL in nats of each role and modality that occurs, such as `main_image`."""
-        sums, counts = self.nll_sums.tolist(), self.counts.tolist()
+    def means(self, counts: Tensor | None = None) -> dict[str, float]:
+        """Mean NLL in nats of each role and modality that occurs, such as `main_image`.
+
+        Args:
+            counts: (2, 3), what the sums are divided by instead: with the `label_counts` of a whole
+                step, the means of its micro-batches add up to the step's.
+        """
+        sums, labels = self.nll_sums.tolist(), (self.counts if counts is None else counts).tolist()
         return {
-            f"{role}_{modality.name.lower()}": sums[row][modality] / counts[row][modality]
+            f"{role}_{modality.name.lower()}": sums[row][modality] / labels[row][modality]
             for row, role in enumerate(_ROLES)
             for modality in Modality
-            if counts[row][modality]
+            if labels[row][modality]
         }
+
+
+def label_counts(batch: Batch) -> Tensor:
+    """(2, 3) float32: labels of weight above 0 by role (context, main) and `Modality`."""
+    return _by_cell(batch, torch.ones_like(batch.weights))
+
+
+def main_labels(counts: Tensor) -> Tensor:
+    """Labels of the main document among `label_counts`, at least 1: what a loss is divided by."""
+    return counts[_ROLES.index("main")].sum().clamp(min=1)
 
 
 def token_nll(logits: Tensor, batch: Batch) -> Tensor:
@@ -71,18 +86,22 @@ def weighted_loss(
             all ranks divided by the number of ranks.
     """
     nll = token_nll(logits, batch)
-    counted = batch.weights > 0
+    counts = label_counts(batch)
     if denominator is None:
-        denominator = (batch.is_main & counted).sum().clamp(min=1)
-    cells = (batch.is_main.long() * len(Modality) + batch.modality.long())[counted]
-    sums = torch.zeros(len(_ROLES) * len(Modality), device=nll.device)
+        denominator = main_labels(counts)
     return LossParts(
         loss=(nll * batch.weights).sum() / denominator,
-        nll_sums=sums.index_add(0, cells, nll.detach()[counted]).view(len(_ROLES), -1),
-        counts=sums.index_add(0, cells, torch.ones_like(cells, dtype=sums.dtype)).view(
-            len(_ROLES), -1
-        ),
+        nll_sums=_by_cell(batch, nll.detach()),
+        counts=counts,
     )
+
+
+def _by_cell(batch: Batch, values: Tensor) -> Tensor:
+    """Sums float32 [B, T] over labels of weight above 0, by role and modality."""
+    counted = batch.weights > 0
+    cells = (batch.is_main.long() * len(Modality) + batch.modality.long())[counted]
+    sums = torch.zeros(len(_ROLES) * len(Modality), device=values.device)
+    return sums.index_add(0, cells, values[counted]).view(len(_ROLES), -1)
 
 
 def row_nll(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -117,6 +117,20 @@ class Batch:
         moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
         return Batch(**moved)
 
+    def split(self, parts: int) -> tuple[Batch, ...]:
+        """The rows in their order as `parts` batches, whose sizes differ by at most one.
+
+        Raises:
+            ValueError: when there are fewer rows than parts.
+        """
+        if not 1 <= parts <= len(self.input_ids):
+            raise ValueError(f"a batch of {len(self.input_ids)} rows has no {parts} parts")
+        columns = {f.name: torch.tensor_split(getattr(self, f.name), parts) for f in fields(self)}
+        return tuple(
+            Batch(**{name: column[part] for name, column in columns.items()})
+            for part in range(parts)
+        )
+
     @property
     def num_main_tokens(self) -> int:
         """Labels of the main document that carry weight: the denominator of the loss."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from racm3.document import DocumentTokens
 from racm3.generator.flops import training_flops
 from racm3.generator.transformer import Generator
-from racm3.objective.loss import row_nll, weighted_loss
+from racm3.objective.loss import label_counts, main_labels, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
+from racm3.training.ranks import total_of_ranks
+from racm3.training.records import StepExamples
 from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
 
 _WRONG_PURPOSE = 0x77_726F
@@ -65,8 +67,38 @@ class GeneratorTask:
         self._flops = 0.0
 
     def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
-        """Returns L_main + alpha L_contexts of the batch of (seed, step, rank)."""
-        drawn, record = draw_batch(
+        """Returns L_main + alpha L_contexts of the batch of (seed, step, rank).
+
+        Per main label of the whole step: averaged over ranks, gradients and numbers are those of
+        one rank that reads all rows.
+        """
+        (loss,) = self.micro_losses(step, rank=rank, world_size=world_size, parts=1)
+        return loss
+
+    def micro_losses(
+        self, step: int, *, rank: int, world_size: int, parts: int
+    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Yields what adds up to `loss`, from the same rows, `parts` times fewer at a time.
+
+        Raises:
+            ValueError: There are fewer rows than parts.
+        """
+        drawn, record = self._draw(step, rank, world_size)
+        if self._on_draw is not None:
+            self._on_draw(record)
+        device = next(self.model.parameters()).device
+        counts = total_of_ranks(label_counts(drawn).to(device), world_size=world_size)
+        self._flops = 0.0
+        for batch in drawn.split(parts):
+            yield self._part(batch.to(device), counts, world_size)
+
+    def examples_of(self, step: int) -> StepExamples:
+        """See `HasExamples`."""
+        _, record = self._draw(step, 0, 1)
+        return StepExamples(record.batch_digest, tuple(row.example_id for row in record.rows))
+
+    def _draw(self, step: int, rank: int, world_size: int) -> tuple[Batch, DrawRecord]:
+        return draw_batch(
             self._examples,
             layout=self._layout,
             config=self._config,
@@ -76,18 +108,20 @@ class GeneratorTask:
             world_size=world_size,
             total_steps=self._total_steps,
         )
-        if self._on_draw is not None:
-            self._on_draw(record)
-        device = self._generator.tokens.weight.device
-        batch = drawn.to(device)
+
+    def _part(
+        self, batch: Batch, counts: Tensor, world_size: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss and numbers of some rows; `counts` are the labels of the step, over all ranks."""
+        device = batch.input_ids.device
         keep, labels = kept(batch)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             logits = self.model(
                 batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
             )
-        parts = weighted_loss(logits[None], labels)
+        parts = weighted_loss(logits[None], labels, denominator=main_labels(counts) / world_size)
         rows, length = batch.input_ids.shape
-        self._flops = training_flops(
+        self._flops += training_flops(
             self._generator.config,
             rows=rows,
             length=length,
@@ -97,7 +131,7 @@ class GeneratorTask:
         return parts.loss, {
             "loss": parts.loss.item(),
             "tokens": float(rows * length),
-            **parts.means(),
+            **parts.means(counts / world_size),
         }
 
     def step_flops(self, step: int) -> float:
