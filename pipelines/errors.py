@@ -3,6 +3,7 @@
 PipelineError              1  the run failed; what was published is unharmed, run again to go on
 ├── PoisonedShards         1  shards failed their retry budget; the others are done
 ├── TooFewSucceeded        1  a source's success rate is below the recipe's minimum
+├── Diverged               1  a training's loss is not finite; its last checkpoint is kept
 ├── UsageError             2  the request itself is wrong: unknown key, missing file
 └── FoundWrong             3  stored data is not what it should be
 """
@@ -11,7 +12,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["FoundWrong", "PipelineError", "PoisonedShards", "TooFewSucceeded", "UsageError"]
+__all__ = [
+    "Diverged",
+    "FoundWrong",
+    "PipelineError",
+    "PoisonedShards",
+    "TooFewSucceeded",
+    "UsageError",
+]
 
 
 class PipelineError(Exception):
@@ -26,6 +34,10 @@ class PoisonedShards(PipelineError):
 
 class TooFewSucceeded(PipelineError):
     """A dead network publishes nothing."""
+
+
+class Diverged(PipelineError):
+    """The loss of a training is not finite; every process of its group says so."""
 
 
 class UsageError(PipelineError):

@@ -232,7 +232,7 @@ class _Run:
         return "patience" if out else None
 
     def measured(self, validate: Validate) -> dict[str, float]:
-        """Validates in evaluation mode; every rank gets rank 0's numbers, so that all stop alike."""
+        """Validates in evaluation mode; every rank gets rank 0's numbers: all stop alike."""
         self.model.eval()
         with torch.no_grad():
             metrics = validate(self.model)
@@ -250,7 +250,8 @@ class _Run:
     def log_validation(self, metrics: dict[str, float], report: Report | None) -> None:
         counters, loss = self.counters, metrics["loss"]
         if counters.best_loss is None or loss < counters.best_loss:
-            counters.best_step, counters.best_loss, counters.bad_validations = counters.step, loss, 0
+            counters.best_step, counters.best_loss = counters.step, loss
+            counters.bad_validations = 0
             self.state.keep_best()
         else:
             counters.bad_validations += 1

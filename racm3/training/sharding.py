@@ -62,7 +62,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
-    """Gathers tensors of any kind by name; every rank must call, in the same order.
+    """Gathers tensors of any kind by name, in the order of names; every rank must call.
 
     Args:
         tensors: Name -> tensor; those that are not sharded are returned as they are.
@@ -72,7 +72,7 @@ def whole_tensors(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[s
         Name -> whole tensor; gathered ones are on the CPU.
     """
     kept: dict[str, Tensor] = {}
-    for name, value in tensors.items():
+    for name, value in sorted(tensors.items()):
         full = whole(value)
         if keep:
             kept[name] = full if full is value else full.cpu()
