@@ -22,8 +22,9 @@ from pipelines.records import examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.training_events import TrainingEvents
+from racm3.training.draws import DrawRecord
 from racm3.training.records import FitConfig, FitResult, LogRow
-from racm3.training.stream import DrawRecord, Example, StreamConfig
+from racm3.training.stream import Example, StreamConfig
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def _validation(
 
 
 def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any] | None:
-    """DDP as the group has it, or FSDP2; None: nobody to share with."""
+    """What `fit` trains in place of the bare model: DDP or FSDP2; None: nobody to share with."""
     if config.sharding == "none" or workspace.wrap is None:
         return workspace.wrap
     import torch

@@ -16,9 +16,10 @@ from racm3.generator.transformer import Generator
 from racm3.objective.loss import label_counts, main_labels, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
-from racm3.training.ranks import total_of_ranks
+from racm3.training.draws import DrawRecord, whole_step
+from racm3.training.ranks import gather_on_rank_zero, total_of_ranks
 from racm3.training.records import StepExamples
-from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.stream import Example, StreamConfig, draw_batch, evaluation_batch
 
 _WRONG_PURPOSE = 0x77_726F
 
@@ -58,7 +59,8 @@ class GeneratorTask:
             seed: Of the stream.
             total_steps: Of the run, for `config.k0_fraction`; with a FLOPs budget an estimate.
             autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
-            on_draw: Sees what was drawn for each step.
+            on_draw: Sees what was drawn for each step, by all ranks; called on rank 0. Give one to
+                every rank, or to none.
         """
         self.model: nn.Module = model
         self._generator, self._examples, self._layout = model, examples, layout
@@ -78,35 +80,41 @@ class GeneratorTask:
     def micro_losses(
         self, step: int, *, rank: int, world_size: int, parts: int
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """Yields what adds up to `loss`, from the same rows, `parts` times fewer at a time.
+        """Yields what adds up to `loss`: the same rows, in `parts` batches one after another.
 
         Raises:
             ValueError: There are fewer rows than parts.
         """
-        drawn, record = self._draw(step, rank, world_size)
+        drawn = [
+            self._draw(step, rank=rank, world_size=world_size, part=part, parts=parts)
+            for part in range(parts)
+        ]
         if self._on_draw is not None:
-            self._on_draw(record)
+            records = [record for _, record in drawn]
+            of_ranks = gather_on_rank_zero(records, rank=rank, world_size=world_size)
+            if of_ranks is not None:
+                self._on_draw(whole_step(of_ranks))
         device = next(self.model.parameters()).device
-        counts = total_of_ranks(label_counts(drawn).to(device), world_size=world_size)
+        counts = torch.stack([label_counts(batch) for batch, _ in drawn]).sum(0).to(device)
+        counts = total_of_ranks(counts, world_size=world_size)
         self._flops = 0.0
-        for batch in drawn.split(parts):
+        for batch, _ in drawn:
             yield self._part(batch.to(device), counts, world_size)
 
     def examples_of(self, step: int) -> StepExamples:
         """See `HasExamples`."""
-        _, record = self._draw(step, 0, 1)
+        _, record = self._draw(step)
         return StepExamples(record.batch_digest, tuple(row.example_id for row in record.rows))
 
-    def _draw(self, step: int, rank: int, world_size: int) -> tuple[Batch, DrawRecord]:
+    def _draw(self, step: int, **dealt: int) -> tuple[Batch, DrawRecord]:
         return draw_batch(
             self._examples,
             layout=self._layout,
             config=self._config,
             seed=self._seed,
             step=step,
-            rank=rank,
-            world_size=world_size,
             total_steps=self._total_steps,
+            **dealt,
         )
 
     def _part(

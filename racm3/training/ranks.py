@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 _DROPOUT_PURPOSE = 0x6669_7421
 """Keeps the noise of dropout apart from other streams made of the same seed, step and rank."""
@@ -43,6 +46,15 @@ def total_of_ranks(counts: Tensor, *, world_size: int) -> Tensor:
         counts = counts.clone()
         torch.distributed.all_reduce(counts)
     return counts
+
+
+def gather_on_rank_zero(value: T, *, rank: int, world_size: int) -> list[T] | None:
+    """What each rank gave, in the order of ranks, on rank 0; `None` on the others."""
+    if world_size == 1:
+        return [value]
+    found: list[Any] | None = [None] * world_size if rank == 0 else None
+    torch.distributed.gather_object(value, found, dst=0)
+    return found
 
 
 def wait_for_ranks(world_size: int) -> None:

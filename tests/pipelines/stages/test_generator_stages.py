@@ -476,6 +476,11 @@ def test_a_sharded_training_of_two_workers_ends_at_once_and_one_process_takes_ov
         for made in (undisturbed, resumed)
     )
     assert ("validation", "image_ppl_k2") in {key[1:] for key in log}
+    shown = [
+        Reader(world["store"]).tables(made.tables("training_batches")).to_pylist()
+        for made in (undisturbed, resumed)
+    ]
+    assert shown[0] == shown[1]  # whole batches, whoever reads them
     assert other == pytest.approx(log, rel=1e-4)
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from racm3.objective.loss import row_nll, token_nll, weighted_loss
+from racm3.objective.loss import label_counts, main_labels, row_nll, token_nll, weighted_loss
 from racm3.objective.masking import mask, to_row
 from racm3.objective.spans import Span
 from racm3.sequence.batch import Batch
@@ -129,3 +129,26 @@ def test_half_precision_logits_are_computed_in_float32(make_batch, logits):
     batch = make_batch(0.1)
     half = logits.detach().bfloat16()
     assert torch.equal(weighted_loss(half, batch).loss, weighted_loss(half.float(), batch).loss)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_parts_of_a_batch_add_up_to_it(make_batch, logits, alpha):
+    """Loss and means, when divided by the labels of the whole."""
+    batch = make_batch(alpha)
+    counts = label_counts(batch)
+    assert main_labels(counts) == batch.num_main_tokens
+    whole = weighted_loss(logits, batch)
+    assert torch.equal(whole.counts, counts)
+    rows = [
+        Batch(**{f.name: getattr(batch, f.name)[r : r + 1] for f in dataclasses.fields(batch)})
+        for r in range(2)
+    ]
+    parts = [
+        weighted_loss(logits[r : r + 1], row, denominator=main_labels(counts))
+        for r, row in enumerate(rows)
+    ]
+    torch.testing.assert_close(parts[0].loss + parts[1].loss, whole.loss)
+    means = [part.means(counts) for part in parts]
+    assert means[0].keys() == means[1].keys() == whole.means().keys()
+    for name, value in whole.means().items():
+        assert means[0][name] + means[1][name] == pytest.approx(value, 1e-5)

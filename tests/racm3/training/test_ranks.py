@@ -113,12 +113,18 @@ def test_a_run_of_two_ranks_is_that_of_one(folder, alone, name):
     """Weights, norms, and the held-out perplexities; `taken-over` was begun by one rank."""
     weights, log = alone
     for rank in (0, 1):
-        found, rows = read(folder, name, rank)
+        found, (rows, _) = read(folder, name, rank)
         assert_close(found, weights, atol=1e-5, rtol=0)
         assert_same_log(rows, log, rel=1e-5)
         measured = [row["metrics"] for row in rows if row["split"] == "validation"]
         assert len(measured) == 2
         assert {"image_ppl_k0", "image_ppl_k2", "caption_ppl_wrong"} < measured[0].keys()
+
+
+def test_rank_zero_is_told_what_all_ranks_drew(helper, folder):
+    _, (_, digests) = read(folder, "ddp")
+    assert digests == [helper.Task().examples_of(step).batch_digest for step in range(6)]
+    assert read(folder, "ddp", 1)[1][1] == []
 
 
 def test_one_rank_takes_over_a_sharded_run_of_two(helper, folder, alone, tmp_path):
@@ -130,7 +136,7 @@ def test_one_rank_takes_over_a_sharded_run_of_two(helper, folder, alone, tmp_pat
 
 
 def test_resumed_by_as_many_ranks_it_has_the_same_bytes(folder):
-    (weights, log), (found, rows) = read(folder, "fsdp2"), read(folder, "resumed")
+    (weights, (log, _)), (found, (rows, _)) = read(folder, "fsdp2"), read(folder, "resumed")
     for name, value in weights.items():
         assert torch.equal(found[name], value), name
     assert rows == log
@@ -162,11 +168,11 @@ def test_accumulation_changes_no_run(helper, alone):
     weights, log = one_rank(helper, None, dataclasses.replace(helper.CONFIG, accumulate=4))
     assert_close(weights, alone[0], atol=1e-5, rtol=0)
     assert_same_log(log, alone[1], rel=1e-5)
-    assert log[-1]["flops"] == pytest.approx(alone[1][-1]["flops"])
+    assert log[-1]["flops"] < alone[1][-1]["flops"]  # a part is padded to its own longest row
 
 
 def test_more_micro_batches_than_rows_are_refused(helper):
-    with pytest.raises(ValueError, match="8 rows has no 9 parts"):
+    with pytest.raises(ValueError, match="8 rows of a rank and step have no part 0 of 9"):
         one_rank(helper, None, dataclasses.replace(helper.CONFIG, accumulate=9))
 
 

@@ -161,7 +161,8 @@ class Rank:
         self.write(f"gradients-{wrap}-{parts}", tensors, numbers)
 
     def fit(self, name: str, wrap: str, where: str | None = None, config=CONFIG, **trouble) -> None:
-        task = Task(**trouble)
+        seen = []
+        task = Task(on_draw=lambda record: seen.append(record.batch_digest), **trouble)
         try:
             result = fit(
                 task,
@@ -173,7 +174,7 @@ class Rank:
             )
         except Interruption:
             return
-        self.write(name, task.model.state_dict(), comparable(result.log))
+        self.write(name, task.model.state_dict(), [comparable(result.log), seen])
 
     def breaks(self) -> None:
         task = Task(bad_rank=1)
