@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,7 @@ from racm3.training.records import (
 )
 from racm3.training.run_state import Counters, RunState
 from racm3.training.sharding import trained_module
+from racm3.training.tallies import Metric, Tally, added, as_tallies, means
 
 __all__ = ["FitConfig", "FitResult", "FitTask", "LogRow", "fit"]
 
@@ -158,9 +159,9 @@ class _Run:
         self.model.train()
         torch.manual_seed(noise_seed(self.config.seed, counters.step, self.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self._gradients()
+        loss, tallies = self._gradients()
         grad_norm = clip_gradients(self.parameters, self.config.clip)
-        flops, tokens, loss, metrics = self._summed(loss, metrics)
+        flops, loss, tallies = self._summed(loss, tallies)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise self._not_finite(loss, grad_norm)
         rate = self.config.learning_rate_at(step=counters.step, flops=counters.flops)
@@ -171,27 +172,24 @@ class _Run:
                 self.task.after_step(counters.step)
         counters.learning_rate, counters.grad_norm = rate, grad_norm
         counters.flops += flops
-        counters.tokens += tokens
-        for name, value in metrics.items():
-            counters.sums[name] = counters.sums.get(name, 0.0) + value
-        counters.summed_steps += 1
+        counters.tokens += tallies.pop("tokens", (0.0, 0.0))[0]
+        counters.sums = added(counters.sums, tallies)
         counters.step += 1
 
-    def _gradients(self) -> tuple[float, dict[str, float]]:
-        """Adds up the gradients of the step's micro-batches; this rank's loss and numbers."""
+    def _gradients(self) -> tuple[float, dict[str, Tally]]:
+        """Adds up the gradients of the step's micro-batches; this rank's loss and tallies."""
         losses = self._losses()
         parts = self.config.accumulate
-        total, metrics = 0.0, dict[str, float]()
+        total, tallies = 0.0, dict[str, Tally]()
         for part in range(parts):
             with gradient_exchange(self.task.model, now=part == parts - 1):
-                loss, numbers = next(losses)
+                loss, metrics = next(losses)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-            for name, value in numbers.items():
-                metrics[name] = metrics.get(name, 0.0) + value
-        return total, metrics
+            tallies = added(tallies, as_tallies(metrics))
+        return total, tallies
 
-    def _losses(self) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    def _losses(self) -> Iterator[tuple[Tensor, Mapping[str, Metric]]]:
         step, ranks = self.counters.step, {"rank": self.rank, "world_size": self.world_size}
         if self.config.accumulate > 1 and isinstance(self.task, HasMicroBatches):
             yield from self.task.micro_losses(step, parts=self.config.accumulate, **ranks)
@@ -199,17 +197,17 @@ class _Run:
             yield self.task.loss(step, **ranks)
 
     def _summed(
-        self, loss: float, metrics: dict[str, float]
-    ) -> tuple[float, float, float, dict[str, float]]:
-        """FLOPs and tokens of all ranks; loss and the other numbers, averaged over them."""
-        names = sorted(metrics.keys() - {"tokens"})
-        local = [self.task.step_flops(self.counters.step), metrics.get("tokens", 0.0), loss]
-        local += [metrics[name] for name in names]
-        flops, tokens, *sums = sum_over_ranks(
+        self, loss: float, tallies: Mapping[str, Tally]
+    ) -> tuple[float, float, dict[str, Tally]]:
+        """FLOPs of all ranks, the mean of their losses, and their tallies added up."""
+        names = sorted(tallies)
+        local = [self.task.step_flops(self.counters.step), loss]
+        local += [number for name in names for number in tallies[name]]
+        flops, loss, *numbers = sum_over_ranks(
             local, world_size=self.world_size, device=self.parameters[0].device
         )
-        loss, *means = [value / self.world_size for value in sums]
-        return flops, tokens, loss, dict(zip(names, means, strict=True))
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        return flops, loss / self.world_size, dict(zip(names, pairs, strict=True))
 
     def _not_finite(self, loss: float, grad_norm: float) -> NonFiniteLoss:
         step = self.counters.step
@@ -242,10 +240,8 @@ class _Run:
     def log_train(self, report: Report | None, *, last: bool) -> None:
         if not (last or self.due(self.config.log_every)):
             return
-        counters = self.counters
-        means = {name: value / counters.summed_steps for name, value in counters.sums.items()}
-        counters.sums, counters.summed_steps = {}, 0
-        self._append("train", means, report)
+        self._append("train", means(self.counters.sums), report)
+        self.counters.sums = {}
 
     def log_validation(self, metrics: dict[str, float], report: Report | None) -> None:
         counters, loss = self.counters, metrics["loss"]

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from racm3.document import DocumentTokens
 from racm3.generator.flops import training_flops
 from racm3.generator.transformer import Generator
-from racm3.objective.loss import label_counts, main_labels, row_nll, weighted_loss
+from racm3.objective.loss import PositionBuckets, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
+from racm3.sequence.order import ContextOrder
 from racm3.training.draws import DrawRecord, whole_step
-from racm3.training.ranks import gather_on_rank_zero, total_of_ranks
+from racm3.training.ranks import gather_on_rank_zero, sum_over_ranks
 from racm3.training.records import StepExamples
 from racm3.training.stream import Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F
 
@@ -48,6 +50,7 @@ class GeneratorTask:
         total_steps: int | None = None,
         autocast: torch.dtype | None = None,
         on_draw: Callable[[DrawRecord], None] | None = None,
+        bucket_width: int | None = None,
     ) -> None:
         """Takes the model as it is.
 
@@ -61,25 +64,32 @@ class GeneratorTask:
             autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
             on_draw: Sees what was drawn for each step, by all ranks; called on rank 0. Give one to
                 every rank, or to none.
+            bucket_width: Log losses also by the position in the sample, so many positions to a
+                bucket; `None` = all positions together.
         """
         self.model: nn.Module = model
         self._generator, self._examples, self._layout = model, examples, layout
         self._config, self._seed, self._total_steps = config, seed, total_steps
         self._autocast, self._on_draw = autocast, on_draw
+        self._buckets = (
+            None
+            if bucket_width is None
+            else PositionBuckets.covering(config.max_length, width=bucket_width)
+        )
         self._flops = 0.0
 
-    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, Metric]]:
         """Returns L_main + alpha L_contexts of the batch of (seed, step, rank).
 
-        Per main label of the whole step: averaged over ranks, gradients and numbers are those of
-        one rank that reads all rows.
+        Per main label of the whole step: averaged over ranks, the gradient is that of one rank that
+        reads all rows.
         """
         (loss,) = self.micro_losses(step, rank=rank, world_size=world_size, parts=1)
         return loss
 
     def micro_losses(
         self, step: int, *, rank: int, world_size: int, parts: int
-    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    ) -> Iterator[tuple[Tensor, dict[str, Metric]]]:
         """Yields what adds up to `loss`: the same rows, in `parts` batches one after another.
 
         Raises:
@@ -95,11 +105,16 @@ class GeneratorTask:
             if of_ranks is not None:
                 self._on_draw(whole_step(of_ranks))
         device = next(self.model.parameters()).device
-        counts = torch.stack([label_counts(batch) for batch, _ in drawn]).sum(0).to(device)
-        counts = total_of_ranks(counts, world_size=world_size)
+        (labels,) = sum_over_ranks(
+            [float(sum(batch.num_main_tokens for batch, _ in drawn))],
+            world_size=world_size,
+            device=device,
+        )
+        denominator = torch.tensor(max(labels, 1.0) / world_size, device=device)
         self._flops = 0.0
         for batch, _ in drawn:
-            yield self._part(batch.to(device), counts, world_size)
+            loss, numbers = self._part(batch.to(device), denominator)
+            yield loss, {**numbers, "loss": loss.item() * parts}
 
     def examples_of(self, step: int) -> StepExamples:
         """See `HasExamples`."""
@@ -117,17 +132,15 @@ class GeneratorTask:
             **dealt,
         )
 
-    def _part(
-        self, batch: Batch, counts: Tensor, world_size: int
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss and numbers of some rows; `counts` are the labels of the step, over all ranks."""
+    def _part(self, batch: Batch, denominator: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+        """Loss of some rows, as a share of the step's, and what to log of them."""
         device = batch.input_ids.device
         keep, labels = kept(batch)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             logits = self.model(
                 batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
             )
-        parts = weighted_loss(logits[None], labels, denominator=main_labels(counts) / world_size)
+        parts = weighted_loss(logits[None], labels, denominator=denominator, buckets=self._buckets)
         rows, length = batch.input_ids.shape
         self._flops += training_flops(
             self._generator.config,
@@ -136,11 +149,7 @@ class GeneratorTask:
             predictions=labels.labels.numel(),
             vocabulary_size=self._layout.vocabulary.size,
         )
-        return parts.loss, {
-            "loss": parts.loss.item(),
-            "tokens": float(rows * length),
-            **parts.means(counts / world_size),
-        }
+        return parts.loss, {"tokens": float(rows * length), **parts.tallies()}
 
     def step_flops(self, step: int) -> float:
         """Returns the FLOPs of the step whose loss was computed last."""
@@ -167,8 +176,10 @@ class Validation:
     """The k that early stopping reads: 2 for RA-CM3, 0 for a generator without contexts."""
     pool: Sequence[DocumentTokens] = ()
     """Documents that wrong contexts are drawn from; empty leaves the rows out."""
+    order: ContextOrder = "best_first"
+    """Of the contexts."""
     seed: int = 0
-    """Of the wrong contexts."""
+    """Of the wrong contexts, and of shuffled ones."""
     batch_size: int = 32
     """Rows of one forward pass."""
 
@@ -208,6 +219,8 @@ class Validation:
                 task="image" if task == "image" else "caption",
                 k=k,
                 contexts=None if contexts is None else contexts[part],
+                order=self.order,
+                seed=self.seed,
             )
             sums, counts = measured_nll(model, batch)
             nll, tokens = nll + float(sums.sum()), tokens + float(counts.sum())

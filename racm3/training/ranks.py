@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import nn
 
 T = TypeVar("T")
 
@@ -38,14 +38,6 @@ def of_rank_zero(
     numbers = torch.tensor([metrics[n] for n in names], dtype=torch.float64, device=device)
     torch.distributed.broadcast(numbers, src=0)
     return dict(zip(names, map(float, numbers.tolist()), strict=True))
-
-
-def total_of_ranks(counts: Tensor, *, world_size: int) -> Tensor:
-    """The same tensor summed over the ranks; it lies where the group's backend can read it."""
-    if world_size > 1:
-        counts = counts.clone()
-        torch.distributed.all_reduce(counts)
-    return counts
 
 
 def gather_on_rank_zero(value: T, *, rank: int, world_size: int) -> list[T] | None:

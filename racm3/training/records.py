@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from racm3.training.tallies import Metric
+
 Stop = Literal["steps", "flops", "patience"]
 _NAMED = 64
 """Examples that an error names."""
@@ -109,7 +111,7 @@ class LogRow:
     split: Literal["train", "validation"]
     """Train rows average the steps since the row before; validation rows are one measurement."""
     metrics: dict[str, float]
-    """What the task or the validation returned, by name."""
+    """What the task or the validation returned, by name; means of nothing are left out."""
     tokens: float
     """Tokens read since the start, over all ranks (0 where the task reports none)."""
     flops: float
@@ -128,13 +130,14 @@ class FitTask(Protocol):
     model: nn.Module
     """Exchanged for its wrapped self while `fit` runs: call it through this attribute."""
 
-    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
-        """Returns the scalar loss of a batch, a pure function of (step, rank), and numbers to log.
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, Mapping[str, Metric]]:
+        """Returns the scalar loss of a batch, a pure function of (step, rank), and what to log.
 
-        Gradients are averaged over ranks, and so are the numbers, of which every rank names the
-        same ones; one called ``tokens`` is summed into `LogRow.tokens` instead. Where the examples
-        that all ranks read together depend on the step alone, a run may go on with another number
-        of ranks.
+        Gradients are averaged over ranks. The names must be the same on every rank. The number
+        called ``tokens`` is summed into `LogRow.tokens` instead of being averaged.
+
+        Where the examples that all ranks read together depend on the step alone, a run may go on
+        with another number of ranks.
         """
 
     def step_flops(self, step: int) -> float:
@@ -147,10 +150,11 @@ class HasMicroBatches(Protocol):
 
     def micro_losses(
         self, step: int, *, rank: int, world_size: int, parts: int
-    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """Yields `parts` losses and numbers; both add up to what `FitTask.loss` returns.
+    ) -> Iterator[tuple[Tensor, Mapping[str, Metric]]]:
+        """Yields `parts` losses, which add up to that of `FitTask.loss`, and what to log of each.
 
-        The backward pass of each is done before the next is asked for.
+        What is logged is added up as tallies are (`racm3.training.tallies`). The backward pass of
+        each is done before the next is asked for.
         """
 
 

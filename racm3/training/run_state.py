@@ -27,6 +27,7 @@ from racm3.training.checkpoint import (
 from racm3.training.ranks import wait_for_ranks
 from racm3.training.records import FitConfig, FitTask, HasState, LogRow, Stop
 from racm3.training.sharding import whole_tensors
+from racm3.training.tallies import Tally
 
 _STEP = "step"
 _BEST = "best"
@@ -48,9 +49,8 @@ class Counters:
     best_loss: float | None = None
     bad_validations: int = 0
     """Validations since the best one."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Of the task's numbers, over the steps since the last train row of the log."""
-    summed_steps: int = 0
+    sums: dict[str, Tally] = field(default_factory=dict)
+    """Of what the task logs, over the steps since the last train row of the log."""
     stopped: Stop | None = None
 
 

@@ -31,6 +31,7 @@ from racm3.training.generator import GeneratorTask, Validation
 from racm3.training.records import NonFiniteLoss
 from racm3.training.sharding import shard_blocks, whole_tensors
 from racm3.training.stream import Example, QueryContexts, StreamConfig
+from racm3.training.tallies import added, as_tallies
 from racm3.vocabulary import Vocabulary
 
 LAYOUT = Layout(vocabulary=Vocabulary(20, 16, 2), image_tokens=4, max_text_tokens=6)
@@ -118,13 +119,12 @@ def validation() -> Validation:
 
 
 def gradients(task: GeneratorTask, *, parts: int, rank: int = 0, world_size: int = 1):
-    """Gradients of one step by name, its loss and numbers."""
+    """Gradients of one step by name, and its tallies."""
     total = {}
     losses = task.micro_losses(2, rank=rank, world_size=world_size, parts=parts)
     for loss, numbers in losses:
         loss.backward()
-        for name, value in numbers.items():
-            total[name] = total.get(name, 0.0) + value
+        total = added(total, as_tallies(numbers))
     total.pop("tokens")  # with the padding of its own rows
     found = {name: p.grad for name, p in task.model.named_parameters() if p.grad is not None}
     return whole_tensors(found), total
