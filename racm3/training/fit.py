@@ -159,9 +159,9 @@ class _Run:
         self.model.train()
         torch.manual_seed(noise_seed(self.config.seed, counters.step, self.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        loss, tallies = self._gradients()
+        loss, tokens, tallies = self._gradients()
         grad_norm = clip_gradients(self.parameters, self.config.clip)
-        flops, loss, tallies = self._summed(loss, tallies)
+        flops, tokens, loss, tallies = self._summed(tokens, loss, tallies)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise self._not_finite(loss, grad_norm)
         rate = self.config.learning_rate_at(step=counters.step, flops=counters.flops)
@@ -172,22 +172,25 @@ class _Run:
                 self.task.after_step(counters.step)
         counters.learning_rate, counters.grad_norm = rate, grad_norm
         counters.flops += flops
-        counters.tokens += tallies.pop("tokens", (0.0, 0.0))[0]
+        counters.tokens += tokens
         counters.sums = added(counters.sums, tallies)
         counters.step += 1
 
-    def _gradients(self) -> tuple[float, dict[str, Tally]]:
-        """Adds up the gradients of the step's micro-batches; this rank's loss and tallies."""
+    def _gradients(self) -> tuple[float, float, dict[str, Tally]]:
+        """Adds up the gradients of the step's micro-batches; this rank's loss, tokens, tallies."""
         losses = self._losses()
         parts = self.config.accumulate
-        total, tallies = 0.0, dict[str, Tally]()
+        share = 1.0 / (parts * self.world_size)
+        total, tokens, tallies = 0.0, 0.0, dict[str, Tally]()
         for part in range(parts):
             with gradient_exchange(self.task.model, now=part == parts - 1):
                 loss, metrics = next(losses)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-            tallies = added(tallies, as_tallies(metrics))
-        return total, tallies
+            logged = dict(metrics)
+            tokens += as_tallies({"tokens": logged.pop("tokens", 0.0)})["tokens"][0]
+            tallies = added(tallies, as_tallies(logged, share=share))
+        return total, tokens, tallies
 
     def _losses(self) -> Iterator[tuple[Tensor, Mapping[str, Metric]]]:
         step, ranks = self.counters.step, {"rank": self.rank, "world_size": self.world_size}
@@ -197,17 +200,17 @@ class _Run:
             yield self.task.loss(step, **ranks)
 
     def _summed(
-        self, loss: float, tallies: Mapping[str, Tally]
-    ) -> tuple[float, float, dict[str, Tally]]:
-        """FLOPs of all ranks, the mean of their losses, and their tallies added up."""
+        self, tokens: float, loss: float, tallies: Mapping[str, Tally]
+    ) -> tuple[float, float, float, dict[str, Tally]]:
+        """FLOPs and tokens of all ranks, the mean of their losses, and their tallies added up."""
         names = sorted(tallies)
-        local = [self.task.step_flops(self.counters.step), loss]
+        local = [self.task.step_flops(self.counters.step), tokens, loss]
         local += [number for name in names for number in tallies[name]]
-        flops, loss, *numbers = sum_over_ranks(
+        flops, tokens, loss, *numbers = sum_over_ranks(
             local, world_size=self.world_size, device=self.parameters[0].device
         )
         pairs = zip(numbers[::2], numbers[1::2], strict=True)
-        return flops, loss / self.world_size, dict(zip(names, pairs, strict=True))
+        return flops, tokens, loss / self.world_size, dict(zip(names, pairs, strict=True))
 
     def _not_finite(self, loss: float, grad_norm: float) -> NonFiniteLoss:
         step = self.counters.step

@@ -153,8 +153,8 @@ class HasMicroBatches(Protocol):
     ) -> Iterator[tuple[Tensor, Mapping[str, Metric]]]:
         """Yields `parts` losses, which add up to that of `FitTask.loss`, and what to log of each.
 
-        What is logged is added up as tallies are (`racm3.training.tallies`). The backward pass of
-        each is done before the next is asked for.
+        Of what is logged, numbers are averaged over the parts (``tokens`` is summed), and tallies
+        are added up. The backward pass of each part is done before the next is asked for.
         """
 
 

@@ -44,7 +44,7 @@ STREAM = StreamConfig(
     spans=SpanMixConfig(max_masks=2),
 )
 CONFIG = FitConfig(
-    steps=6, learning_rate=4e-3, warmup_steps=2, validate_every=3, checkpoint_every=2, log_every=2
+    steps=6, learning_rate=4e-3, warmup_steps=2, validate_every=3, checkpoint_every=2, log_every=3
 )
 STOP = 3
 """The step at which a run is interrupted."""
