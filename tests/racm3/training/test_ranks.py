@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 
 from racm3.training.checkpoint import CheckpointError, valid_checkpoints
 from racm3.training.fit import fit
+from racm3.training.sharding import shard_blocks
 from racm3.training.tallies import added, means
 
 HELPER = Path(__file__).with_name("two_ranks.py")
 ROOT = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.timeout(120)  # for the fixture, where cores are shared
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def folder(helper, tmp_path_factory):
     with pytest.raises(helper.Interruption):
         one_rank(helper, folder / "by-one", stop=helper.STOP)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, HELPER, folder], env=environment, check=True, timeout=55)
+    subprocess.run([sys.executable, HELPER, folder], env=environment, check=True, timeout=110)
     return folder
 
 
@@ -48,10 +51,10 @@ def alone(helper):
     return one_rank(helper, None)
 
 
-def one_rank(helper, where, config=None, **trouble):
+def one_rank(helper, where, config=None, wrap=None, **trouble):
     task = helper.Task(**trouble)
     config = config or helper.CONFIG
-    result = fit(task, config, checkpoint_dir=where, validate=helper.validation())
+    result = fit(task, config, checkpoint_dir=where, validate=helper.validation(), wrap=wrap)
     return task.model.state_dict(), helper.comparable(result.log)
 
 
@@ -133,6 +136,26 @@ def test_one_rank_takes_over_a_sharded_run_of_two(helper, folder, alone, tmp_pat
     found, rows = one_rank(helper, tmp_path / "taken")
     assert_close(found, weights, atol=1e-5, rtol=0)
     assert_same_log(rows, log, rel=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_shards_of_one_rank_are_the_whole(helper, alone, tmp_path, monkeypatch, device):
+    """On a GPU by NCCL; interrupted and resumed."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1,
+    )  # fmt: skip
+    try:
+        where = tmp_path / "checkpoints"
+        with pytest.raises(helper.Interruption):
+            one_rank(helper, where, wrap=shard_blocks, stop=helper.STOP, device=device)
+        weights, log = one_rank(helper, where, wrap=shard_blocks, device=device)
+    finally:
+        torch.distributed.destroy_process_group()
+    close = 1e-5 if device == "cpu" else 2e-3
+    assert_close(weights, alone[0], atol=close, rtol=0)
+    assert_same_log(log, alone[1], rel=close)
 
 
 def test_resumed_by_as_many_ranks_it_has_the_same_bytes(folder):

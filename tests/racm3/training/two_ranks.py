@@ -101,8 +101,11 @@ def make_model() -> Generator:
 class Task(GeneratorTask):
     """Can be interrupted, and can have its loss spoilt on one rank."""
 
-    def __init__(self, *, stop: int | None = None, bad_rank: int | None = None, **changes) -> None:
-        super().__init__(make_model(), examples(), layout=LAYOUT, config=STREAM, seed=5, **changes)
+    def __init__(
+        self, *, stop: int | None = None, bad_rank: int | None = None, device="cpu", **changes
+    ) -> None:
+        model = make_model().to(device)
+        super().__init__(model, examples(), layout=LAYOUT, config=STREAM, seed=5, **changes)
         self.stop, self.bad_rank = stop, bad_rank
 
     def loss(self, step, *, rank, world_size):
