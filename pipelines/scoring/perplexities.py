@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.models import LoadedGenerator
 from pipelines.scoring.board import Board, Place, Slice
 from racm3.document import DocumentTokens
-from racm3.metrics.bootstrap import paired_bootstrap
-from racm3.metrics.perplexity import ExampleNLL, example_nll, perplexity_score
+from racm3.metrics.bootstrap import paired_bootstrap, resample
+from racm3.metrics.perplexity import ExampleNLL, bits_score, example_nll, perplexity_score
 from racm3.metrics.score import Score
 from racm3.training.stream import Example
 
-__all__ = ["Contender", "Protocol", "measure_perplexities"]
+__all__ = ["Asked", "Contender", "Protocol", "measure_perplexities"]
 
 Task = Literal["image", "caption"]
 TASKS: tuple[Task, ...] = ("image", "caption")
@@ -31,6 +32,20 @@ class Contender:
     name: str
     generator: LoadedGenerator
     reads_contexts: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """The evaluation examples that ask one memory."""
+
+    examples: Sequence[Example]
+    places: Sequence[Place]
+    """Where each example belongs."""
+    slices: Sequence[Slice]
+    pixels: NDArray[np.float64]
+    """Of each example's image."""
+    bytes: NDArray[np.float64]
+    """UTF-8 bytes that the tokens of each example's caption spell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,24 +64,23 @@ class Protocol:
 def measure_perplexities(
     board: Board,
     contenders: Sequence[Contender],
-    examples: Mapping[str, Sequence[Example]],
-    places: Mapping[str, tuple[Sequence[Place], Sequence[Slice]]],
+    asked: Mapping[str, Asked],
     pool: Sequence[DocumentTokens],
     protocol: Protocol,
     tick: Callable[[str], None],
 ) -> None:
-    """Fills the board with perplexities and their differences.
+    """Fills the board with perplexities, bits a pixel and byte, and differences.
 
     Args:
         board: Filled.
         contenders: All generators.
-        examples: By memory.
-        places: By memory: where each example belongs, and the slices.
+        asked: Examples by memory.
         pool: Training documents, from which wrong contexts are drawn.
         protocol: How.
         tick: Told what was measured, for whoever waits.
     """
-    for memory, some in examples.items():
+    for memory, these in asked.items():
+        some = these.examples
         measured: dict[tuple[str, str, int, str], ExampleNLL] = {}
         for contender in contenders:
             wrong = _wrong_contexts(len(some), pool, protocol)
@@ -78,8 +92,8 @@ def measure_perplexities(
                 if contender.reads_contexts:
                     nll = _nll(contender, some, task, protocol.k, wrong)
                     measured[contender.name, task, protocol.k, WRONG] = nll
-        _write(board, measured, *places[memory], protocol)
-        _compare(board, measured, contenders, *places[memory], protocol, memory)
+        _write(board, measured, these, protocol)
+        _compare(board, measured, contenders, these, protocol, memory)
 
 
 def _nll(
@@ -104,31 +118,33 @@ def _wrong_contexts(
 def _write(
     board: Board,
     measured: Mapping[tuple[str, str, int, str], ExampleNLL],
-    places: Sequence[Place],
-    slices: Sequence[Slice],
+    asked: Asked,
     protocol: Protocol,
 ) -> None:
-    del places
-    for (model, task, k, memory), nll in measured.items():
-        for where in slices:
+    for where in asked.slices:
+        drawn = resample(
+            [asked.places[i].cluster for i in where.index],
+            rng=np.random.default_rng([protocol.seed, 2]),
+            resamples=protocol.resamples,
+        )
+        for (model, name, k, memory), nll in measured.items():
             part = ExampleNLL(nll=nll.nll[where.index], tokens=nll.tokens[where.index])
             if part.tokens.sum() == 0:
                 continue
-            score = perplexity_score(
-                part,
-                task="image" if task == "image" else "caption",
-                generator=np.random.default_rng([protocol.seed, 2]),
-                resamples=protocol.resamples,
-            )
-            board.add(score, model=model, task=task, where=where, k=k, memory=memory)
+            task: Task = "image" if name == "image" else "caption"
+            extent = asked.pixels if task == "image" else asked.bytes
+            for score in (
+                perplexity_score(part, task=task, resampling=drawn),
+                bits_score(part, extent[where.index], task=task, resampling=drawn),
+            ):
+                board.add(score, model=model, task=task, where=where, k=k, memory=memory)
 
 
 def _compare(
     board: Board,
     measured: Mapping[tuple[str, str, int, str], ExampleNLL],
     contenders: Sequence[Contender],
-    places: Sequence[Place],
-    slices: Sequence[Slice],
+    asked: Asked,
     protocol: Protocol,
     memory: str,
 ) -> None:
@@ -140,8 +156,8 @@ def _compare(
             base = measured.get((protocol.baseline, task, 0, ""))
             if base is None:
                 continue
-            for where in slices:
-                for score in _paired(ours, base, where, places, protocol):
+            for where in asked.slices:
+                for score in _paired(ours, base, where, asked.places, protocol):
                     board.add(
                         score, model=contender.name, task=task, where=where, k=protocol.k,
                         memory=memory,

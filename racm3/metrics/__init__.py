@@ -6,6 +6,7 @@ from racm3.metrics.bootstrap import PairedComparison, paired_bootstrap
 from racm3.metrics.cider import cider
 from racm3.metrics.clip_score import clip_score
 from racm3.metrics.copy_rows import copy_top
+from racm3.metrics.fid import fid
 from racm3.metrics.kid import cmmd, kid
 from racm3.metrics.pixels import psnr
 from racm3.metrics.score import Score, mean_score
@@ -19,6 +20,7 @@ __all__ = [
     "clip_score",
     "cmmd",
     "copy_top",
+    "fid",
     "kid",
     "mean_score",
     "paired_bootstrap",
@@ -30,6 +32,7 @@ METRICS = {
     "cider": cider,
     "clip_score": clip_score,
     "cmmd": cmmd,
+    "fid": fid,
     "kid": kid,
     "psnr": psnr,
     "token_accuracy": token_accuracy,
