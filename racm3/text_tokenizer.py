@@ -85,15 +85,15 @@ class TextTokenizer:
         self._check(ids)
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    def byte_length(self, ids: Sequence[int]) -> int:
-        """UTF-8 bytes that tokens spell, those of a character that was cut included.
+    def byte_lengths(self, ids: Sequence[int]) -> list[int]:
+        """How many UTF-8 bytes each token spells; a token may end within a character.
 
         Raises:
             ValueError: when an id is not 0..vocab_size-1.
         """
         self._check(ids)
         # the alphabet of byte-level tokens has one character a byte
-        return sum(len(self._tokenizer.id_to_token(int(i)) or "") for i in ids)
+        return [len(self._tokenizer.id_to_token(int(i)) or "") for i in ids]
 
     def _check(self, ids: Sequence[int]) -> None:
         wrong = [i for i in ids if not 0 <= i < self.vocab_size]

@@ -44,8 +44,16 @@ class Asked:
     slices: Sequence[Slice]
     pixels: NDArray[np.float64]
     """Of each example's image."""
-    bytes: NDArray[np.float64]
-    """UTF-8 bytes that the tokens of each example's caption spell."""
+    spelt: Sequence[Sequence[int]]
+    """How many UTF-8 bytes each token of each example's caption spells."""
+
+    def extent(self, task: Task, measured: ExampleNLL) -> NDArray[np.float64]:
+        """Pixels, or bytes of the caption's tokens that were measured, of each example, [n]."""
+        if task == "image":
+            return self.pixels
+        counts = measured.tokens.astype(int).tolist()
+        pairs = zip(self.spelt, counts, strict=True)
+        return np.array([float(sum(lengths[:count])) for lengths, count in pairs])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +140,7 @@ def _write(
             if part.tokens.sum() == 0:
                 continue
             task: Task = "image" if name == "image" else "caption"
-            extent = asked.pixels if task == "image" else asked.bytes
+            extent = asked.extent(task, nll)
             for score in (
                 perplexity_score(part, task=task, resampling=drawn),
                 bits_score(part, extent[where.index], task=task, resampling=drawn),

@@ -172,7 +172,7 @@ class _Work:
                 places=self.places[memory][0],
                 slices=self.places[memory][1],
                 pixels=np.array([height * width for height, width, _ in sizes], dtype=np.float64),
-                bytes=np.array([float(tokenizer.byte_length(e.main.text)) for e in examples]),
+                spelt=[tokenizer.byte_lengths(e.main.text) for e in examples],
             )
         return found
 
