@@ -1,8 +1,8 @@
-"""Two score tables side by side: whose value is better, and whether the intervals part.
+"""Two score tables side by side: whose value is better, and whether the intervals lie apart.
 
 Values of single examples are not stored, so each interval is its own table's (marginal). Intervals
-that part tell the two apart; intervals that overlap do not show that there is no difference, since
-what makes an example hard for both does not cancel. Comparisons in pairs stand in the tables
+that lie apart tell the two apart; intervals that overlap do not show that there is no difference,
+since what makes an example hard for both does not cancel. Comparisons in pairs stand in the tables
 themselves (`perplexity_ratio`, `kid_difference`, ...): against the baseline of the same run.
 """
 
@@ -61,7 +61,7 @@ class Compared:
     ratio: float | None
     """b / a; None where a is not above 0 or b is below 0."""
     apart: bool | None
-    """Whether the intervals part; None where a side has none."""
+    """Whether the intervals lie apart; None where a side has none."""
     verdict: Verdict
     """How b stands to a by value; empty where neither way is an improvement."""
 

@@ -19,8 +19,9 @@ __all__ = ["compare"]
 _HELP = "Namespace, run, or scores or generator artifact (6 digits of an id are enough)."
 _NOTE = (
     "Intervals are each table's own, since values of single examples are not stored: where they "
-    "part, the two differ; where they overlap, that shows nothing."
+    "lie apart, the two differ; where they overlap, that shows nothing."
 )
+_COLUMNS = ("metric", "model", "memory", "K", "A", "B", "B - A", "B / A", "B is")
 
 
 def compare(
@@ -66,29 +67,28 @@ def _half(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print(sides: tuple[Side, Side], rows: Sequence[Compared], alone: tuple[int, int]) -> None:
-    a, b = sides
     shown: dict[tuple[str, str, str], list[Compared]] = {}
     for row in rows:
-        shown.setdefault((row.a["set"], row.a["group"], row.a["task"]), []).append(row)
-    columns = ("metric", "model", "memory", "K", f"A: {a.title}", f"B: {b.title}", "B - A", "B / A",
-               "B is")  # fmt: skip
+        if row.verdict != "equal":
+            shown.setdefault((row.a["set"], row.a["group"], row.a["task"]), []).append(row)
     for (name, group, task), members in sorted(shown.items()):
         title = f"{name}{', ' + group if group else ''}: {task}" if name else "all documents"
-        print_table(title, columns, [_line(row) for row in members])
+        print_table(title, _COLUMNS, [_line(row) for row in members])
     out = console()
     for letter, side, only in zip("AB", sides, alone, strict=True):
-        extra = f"; {only} rows are only here" if only else ""
-        out.print(f"{letter}: {side.title}, scores {side.manifest.artifact_id[:12]}{extra}",
-                  soft_wrap=True)  # fmt: skip
-    out.print(
-        _NOTE if rows else "no row is in both: other sets, models or memories", soft_wrap=True
-    )
+        own = f"scores {side.manifest.artifact_id[:12]}"
+        extra = f", {only} rows only here" if only else ""
+        out.print(f"{letter}: {side.title} ({own}{extra})", soft_wrap=True)
+    equal = sum(row.verdict == "equal" for row in rows)
+    out.print(f"{len(rows)} rows are in both, {equal} of them are equal", soft_wrap=True)
+    if shown:
+        out.print(_NOTE, soft_wrap=True)
 
 
 def _line(row: Compared) -> tuple[object, ...]:
     verdict: str = row.verdict or "-"
-    if row.apart and row.verdict in ("better", "worse"):
-        verdict += ", intervals part"
+    if row.apart:
+        verdict += ", apart"
     return (
         row.a["metric"],
         ", ".join(dict.fromkeys((row.a["model"], row.b["model"]))),
@@ -96,12 +96,12 @@ def _line(row: Compared) -> tuple[object, ...]:
         row.a["k"],
         _value(row.a),
         _value(row.b),
-        f"{row.difference:+.4g}",
+        f"{row.difference:+.3g}",
         "-" if row.ratio is None else f"{row.ratio:.3f}",
         verdict,
     )
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    interval = "" if row["low"] is None else f" ({row['low']:.4g} to {row['high']:.4g})"
+    interval = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
     return f"{row['value']:.4g}{interval}"
