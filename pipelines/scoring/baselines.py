@@ -16,7 +16,7 @@ from racm3.metrics.copy_rows import copy_top
 from racm3.training.stream import Example
 
 if TYPE_CHECKING:
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
 
 __all__ = ["copies", "floor"]
 
@@ -57,7 +57,7 @@ def copies(
     return found
 
 
-def floor(places: Sequence[Place], truth: Truth, tokenizer: VQGAN) -> Answers:
+def floor(places: Sequence[Place], truth: Truth, tokenizer: ImageTokenizer) -> Answers:
     """The originals through the image tokenizer and back: no generator does better."""
     import torch
 
@@ -81,9 +81,10 @@ def _top(example: Example, side: str) -> Sequence[str]:
     return min(asked, key=lambda query: query.draw).document_ids[:1] if asked else ()
 
 
-def _top_codes(examples: Sequence[Example], index: Sequence[int]) -> NDArray[np.int64]:
+def _top_codes(examples: Sequence[Example], index: Sequence[int]) -> NDArray[np.int64] | None:
+    """[n, 1, h*w]; None where contexts show no image."""
     codes = []
     for i in index:
         asked = [query for query in examples[i].queries if query.query == "text"]
         codes.append(min(asked, key=lambda query: query.draw).contexts[0].image)
-    return np.array(codes)[:, None]
+    return np.array(codes)[:, None] if all(codes) else None

@@ -61,6 +61,8 @@ class Answers:
     codes: NDArray[np.int64] | None = None
     """All samples of each prompt, [n, samples, h*w]."""
     captions: tuple[str, ...] | None = None
+    contexts: tuple[tuple[str, ...], ...] = ()
+    """Ids of the documents that each prompt was given; empty for what reads none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,13 +18,23 @@ from pipelines.models import (
     load_text_tokenizer,
     pin_threads,
 )
-from pipelines.records import examples_of, image_array, samples_of
+from pipelines.records import (
+    KEPT,
+    context_pool,
+    examples_of,
+    image_array,
+    order_of,
+    rows_of,
+    samples_of,
+)
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.scoring.baselines import copies, floor
 from pipelines.scoring.board import Board, Place, Slice, slices_of
+from pipelines.scoring.copying import add_copy_rates, fed_documents
 from pipelines.scoring.inception import InceptionWeights, open_inception
 from pipelines.scoring.perplexities import Asked, Contender, Protocol, measure_perplexities
+from pipelines.scoring.retrieval import add_recall, counterparts
 from pipelines.scoring.samples import (
     Answers,
     Instruments,
@@ -34,11 +44,13 @@ from pipelines.scoring.samples import (
     compare_with_copy,
     measure,
 )
+from racm3.document import DocumentTokens
 from racm3.metrics.score import Score
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import Example
 
 if TYPE_CHECKING:
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
 
 __all__ = ["Config", "ScoreGenerations"]
 
@@ -48,6 +60,9 @@ class Config(StageConfig):
 
     ks: tuple[int, ...] = Field((0, 1, 2), description="contexts at which perplexity is measured")
     k: int = Field(2, description="contexts at which models are compared")
+    context_order: ContextOrder | None = Field(
+        None, description="of the contexts; none: as in training, best first where it shuffles"
+    )
     baseline: str = Field("vanilla", description="generator that the others are compared with")
     seed: int = 0
     resamples: int = Field(2000, description="draws of the bootstrap")
@@ -92,7 +107,7 @@ class ScoreGenerations(FitStage[Config]):
             board,
             work.contenders(),
             work.asked(),
-            [e.main for e in examples_of(reader.tables(inputs["train"].tables("examples")))],
+            work.wrong_contexts(),
             Protocol(
                 ks=config.ks,
                 k=config.k,
@@ -103,6 +118,7 @@ class ScoreGenerations(FitStage[Config]):
             work.tick,
         )
         work.add_samples(board)
+        work.add_recall(board)
         work.add_compute(board)
         table = board.table()
         return FitOutput(tables={"scores": table}, rows_in=table.num_rows, rows_out=table.num_rows)
@@ -131,6 +147,11 @@ class _Work:
         total = 14 * len(self.examples) + len(self._named("generations."))
         self.workspace.report(min(self._ticks, total), total, note)
 
+    def wrong_contexts(self) -> list[DocumentTokens]:
+        """Training documents, of which some are drawn as wrong contexts."""
+        train = self.inputs["train"]
+        return context_pool(train, examples_of(self.reader.tables(train.tables("examples"))))
+
     def contenders(self) -> list[Contender]:
         """All generators."""
         found = []
@@ -141,6 +162,7 @@ class _Work:
                     name=name.removeprefix("generator."),
                     generator=load_generator(self.reader.files(selection)),
                     reads_contexts=selection.manifest.config["stream"]["max_k"] > 0,
+                    order=self.config.context_order or order_of(selection.manifest),
                 )
             )
         return found
@@ -180,8 +202,8 @@ class _Work:
         """Scores of drawn images and written captions, copy rows, the tokenizer's floor."""
         truth, how = self.truth, self.instruments
         measured: dict[str, list[Measured]] = {}
-        for name in self._named("generations."):
-            for part in self._answers(name):
+        for name, answers in self.answered.items():
+            for part in answers:
                 measured.setdefault(part.model, []).append(measure(board, part, truth, how))
             self.tick(f"{name}: samples")
         for base in measured.get(self.config.baseline, []):
@@ -195,6 +217,18 @@ class _Work:
                 for ours in (one for parts in measured.values() for one in parts):
                     compare_with_copy(board, ours, copied, truth, how)
             measure(board, floor(places, truth, self._tokenizer()), truth, how)
+        every = [part for parts in self.answered.values() for part in parts]
+        asked = [example for some in self.examples.values() for example in some]
+        add_copy_rates(board, every, asked, self.documents, truth, how.scorer)
+
+    def add_recall(self, board: Board) -> None:
+        """Whether the memories' contexts are of the concept that is asked for."""
+        columns = ["document_id", "concept", "role", "outcome"]
+        table = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
+        asked = {place.cluster for places, _ in self.places.values() for place in places}
+        found = counterparts(table, asked)
+        for memory, examples in self.examples.items():
+            add_recall(board, examples, *self.places[memory], found, memory=memory)
 
     @cached_property
     def instruments(self) -> Instruments:
@@ -209,24 +243,30 @@ class _Work:
             resamples=config.resamples,
         )
 
-    def _tokenizer(self) -> VQGAN:
+    def _tokenizer(self) -> ImageTokenizer:
         return load_image_tokenizer(self.reader.files(self.inputs["image_tokenizer"]))
 
     def _named(self, prefix: str) -> list[str]:
         return sorted(name for name in self.inputs if name.startswith(prefix))
 
     @cached_property
+    def answered(self) -> Mapping[str, list[Answers]]:
+        """What was drawn and written, by the name of the input."""
+        return {name: self._answers(name) for name in self._named("generations.")}
+
+    @cached_property
     def documents(self) -> Mapping[str, dict[str, Any]]:
-        """Evaluation documents, and those that would be copied."""
+        """Evaluation documents, those that would be copied, and those that were read."""
+        fed = fed_documents(part for parts in self.answered.values() for part in parts)
         columns = ["document_id", "caption", "image", "outcome"]
         table = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
-        wanted = {e.document_id for some in self.examples.values() for e in some}
+        wanted = fed | {e.document_id for some in self.examples.values() for e in some}
         wanted |= {
             i for s in self.examples.values() for e in s for q in e.queries
             for i in q.document_ids[:1]
         }  # fmt: skip
-        rows = table.filter(pa.array([i in wanted for i in table["document_id"].to_pylist()]))
-        return {r["document_id"]: r for r in rows.to_pylist() if r["outcome"] == "kept"}
+        rows = rows_of(table, sorted(wanted)).to_pylist()
+        return {r["document_id"]: r for r in rows if r["outcome"] == KEPT}
 
     @cached_property
     def truth(self) -> Truth:
@@ -270,6 +310,7 @@ class _Work:
                     part,
                     images=np.stack([image_array(row["image"]) for row in rows]),
                     codes=np.array([[row["output_tokens"] for row in some] for some in samples]),
+                    contexts=tuple(tuple(row["contexts"]) for row in rows),
                 )
             else:
                 part = replace(part, captions=tuple(row["caption"] for row in rows))
