@@ -5,7 +5,8 @@ PipelineError              1  the run failed; what was published is unharmed, ru
 ├── TooFewSucceeded        1  a source's success rate is below the recipe's minimum
 ├── Diverged               1  a training's loss is not finite; its last checkpoint is kept
 ├── UsageError             2  the request itself is wrong: unknown key, missing file
-└── FoundWrong             3  stored data is not what it should be
+├── FoundWrong             3  stored data is not what it should be
+└── GateRefused            3  new generators are worse than the recipe's gate allows
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import ClassVar
 __all__ = [
     "Diverged",
     "FoundWrong",
+    "GateRefused",
     "PipelineError",
     "PoisonedShards",
     "TooFewSucceeded",
@@ -48,5 +50,11 @@ class UsageError(PipelineError):
 
 class FoundWrong(PipelineError):
     """A check found stored data altered or missing."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class GateRefused(PipelineError):
+    """What was made is whole, but worse than what it should replace."""
 
     exit_code: ClassVar[int] = 3

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from pipelines.errors import Diverged, PoisonedShards, UsageError
-from pipelines.models import device, load_generator
+from pipelines.models import device, load_generator, load_text_tokenizer
 from pipelines.records import examples_of, image_png
 from pipelines.runtime.context import start_run
 from pipelines.runtime.executor import LocalExecutor
@@ -650,6 +650,7 @@ def test_the_score_table_has_every_row_that_was_asked_for(world, generators, gen
         "documents": world["documents"],
         "scorer": world["scorer"],
         "image_tokenizer": world["images"],
+        "text_tokenizer": world["text"],
     }
     scores = world["publish"](
         score_generations.ScoreGenerations(),
@@ -695,3 +696,54 @@ def test_the_score_table_has_every_row_that_was_asked_for(world, generators, gen
         assert found["recall_at_1", "retriever", task, "", 2, "restricted"]["value"] == 1.0
     for model in ("ra-cm3", "vanilla"):
         assert found["training_flops", model, "", "", 0, ""]["value"] > 0
+    pixels, codes = SIZE * SIZE, len(_evaluation(world, "image_tokens")[0])
+    for model, k, memory in (
+        ("ra-cm3", 2, "restricted"),
+        ("ra-cm3", 2, "wrong"),
+        ("vanilla", 0, ""),
+    ):
+        bits = found["bits_per_pixel", model, "image", "", k, memory]["value"]
+        perplexity = found["image_perplexity", model, "image", "", k, memory]["value"]
+        assert bits == pytest.approx(np.log2(perplexity) * codes / pixels)
+        bits = found["bits_per_byte", model, "caption", "", k, memory]["value"]
+        perplexity = found["caption_perplexity", model, "caption", "", k, memory]["value"]
+        assert bits == pytest.approx(np.log2(perplexity) * _tokens_per_byte(world))
+    cider = {
+        model: found["cider", model, "caption", "", k, memory]["value"]
+        for model, k, memory in (
+            ("ra-cm3", 2, "restricted"),
+            ("vanilla", 0, ""),
+            ("copy the top document", 1, "restricted"),
+        )
+    }
+    ours = "ra-cm3", "caption", "", 2, "restricted"
+    gain = found["cider_gain", *ours]
+    assert gain["value"] == pytest.approx(cider["ra-cm3"] - cider["vanilla"])
+    over = found["cider_gain_over_copy", *ours]
+    assert over["value"] == pytest.approx(cider["ra-cm3"] - cider["copy the top document"])
+    assert {row["better"] for row in rows if row["metric"].startswith("cider")} == {"higher"}
+    assert {row["better"] for row in rows if row["metric"].startswith("bits")} == {"lower"}
+
+
+def _evaluation(world, column):
+    shards = world["examples"]["evaluation"].tables("examples")
+    return Reader(world["store"]).tables(shards).column(column).to_pylist()
+
+
+def _tokens_per_byte(world):
+    """Of the captions as they were measured: cut to 12 tokens."""
+    text = load_text_tokenizer(Reader(world["store"]).files(Selection.of(world["text"])))
+    cut = [ids[:12] for ids in _evaluation(world, "text_tokens")]
+    return sum(map(len, cut)) / sum(len(text.decode(ids).encode()) for ids in cut)
+
+
+def test_weights_of_inception_are_known_by_their_digest():
+    digest = "0" * 64
+    one, other = (
+        score_generations.Config.model_validate({"inception": {"path": path, "sha256": digest}})
+        for path in ("/here/weights.pth", "/there/weights.pth")
+    )
+    assert one.canonical() == other.canonical()
+    assert one.canonical()["inception"] == {"sha256": digest}
+    assert score_generations.Config.model_validate(one.model_dump()) == one
+    assert score_generations.Config().canonical()["inception"] is None
