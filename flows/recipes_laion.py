@@ -67,7 +67,9 @@ def laion_2_7b() -> RunConfig:
     Cost: 6e21 FLOPs for each of the two generators; 65 hours on 128 GPUs that do 2e14 a second.
     Command: `racm3 run laion-2.7b` with your `sources`.
     """
-    return _laion("laion-2.7b", "2.7b", flops=6e21, learning_rate=1e-4, workers=128)
+    return _laion(
+        "laion-2.7b", "2.7b", flops=6e21, learning_rate=1e-4, workers=128, sharding="fsdp2"
+    )
 
 
 LAION = {
@@ -79,7 +81,13 @@ LAION = {
 
 
 def _laion(
-    namespace: str, size: str, *, flops: float, learning_rate: float, workers: int
+    namespace: str,
+    size: str,
+    *,
+    flops: float,
+    learning_rate: float,
+    workers: int,
+    sharding: str = "none",
 ) -> RunConfig:
     """Everything that the LAION recipes share."""
     schedule = {
@@ -90,7 +98,7 @@ def _laion(
         "checkpoint_every": 1000,
         "log_every": 50,
     }
-    own = {"size": size, "fit": schedule, "workers": workers}
+    own = {"size": size, "fit": schedule, "workers": workers, "sharding": sharding}
     values = {
         "namespace": namespace,
         "sources": [

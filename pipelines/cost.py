@@ -98,7 +98,9 @@ def generator_cost(run: RunConfig, name: str) -> GeneratorCost | None:
     ).size
     shape = config.shape(num_places=places.size)
     workers = max(1, config.workers)
-    size = step_size(config.stream, image_tokens=image_tokens, workers=workers)
+    size = step_size(
+        config.stream, image_tokens=image_tokens, workers=workers, parts=config.fit.accumulate
+    )
     each = _flops(shape, size, vocabulary)
     budget = config.fit.flops_budget
     steps = float(config.fit.steps) if config.fit.steps is not None else float("inf")
@@ -118,24 +120,26 @@ def generator_cost(run: RunConfig, name: str) -> GeneratorCost | None:
             predictions=size.largest,
             bf16=config.bf16,
             packed=config.stream.pack_length is not None,
+            shards=workers if config.sharding != "none" else 1,
         ),
         checkpointing=config.checkpoint_activations,
     )
 
 
-def step_size(stream: StreamConfig, *, image_tokens: int, workers: int) -> StepSize:
+def step_size(stream: StreamConfig, *, image_tokens: int, workers: int, parts: int = 1) -> StepSize:
     """What a step reads when every caption is as long as it may be.
 
     Args:
         stream: How batches are drawn.
         image_tokens: Codes of an image.
         workers: Among which the batch is split.
+        parts: Micro-batches that each reads its share in.
     """
     document = stream.max_text_tokens + image_tokens + 2
     room = stream.max_length - document - 3 * stream.most_spans
     fitting = max(0, min(stream.max_k, room // document))
     chances = [1 / (stream.max_k + 1)] * fitting + [1 - fitting / (stream.max_k + 1)]
-    rows = stream.batch_size // workers
+    rows = -(-stream.batch_size // (workers * parts))
     read = chances
     if stream.pack_length is None and not stream.k_per_batch:
         below = [sum(chances[: k + 1]) for k in range(fitting + 1)]
@@ -220,5 +224,5 @@ def _speed(measured: Manifest | None) -> float:
     if measured is None or measured.seconds <= 0:
         return 0.0
     facts: Mapping[str, Any] = measured.facts
-    workers = max(1, int(measured.config.get("workers", 1)))
+    workers = max(1, int(facts.get("workers", 1)))
     return float(facts.get("training_flops", 0.0)) / measured.seconds / workers

@@ -224,11 +224,13 @@ _DEFINED = (
             "unit",
             "low",
             "high",
+            "better",
             "reference",
             "protocol",
         ),
         "The score table.",
         required=("set", "group", "memory"),
+        version=2,
     ),
 )
 

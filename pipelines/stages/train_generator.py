@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
+from pipelines.draw_log import DrawLog
 from pipelines.errors import UsageError
 from pipelines.models import (
     load_generator,
@@ -22,13 +22,13 @@ from pipelines.models import (
 from pipelines.records import context_pool, examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from pipelines.training_events import TrainingEvents
 from racm3.document import DocumentTokens
 from racm3.generator.config import SIZES, GeneratorConfig, SizeName
 from racm3.generator.initial_weights import InitConfig
 from racm3.sequence.order import asked_order
 from racm3.training.records import FitConfig, FitResult, LogRow
-from racm3.training.stream import DrawRecord, Example, StreamConfig
-from storage_schemas.tables import TABLES
+from racm3.training.stream import Example, StreamConfig
 
 if TYPE_CHECKING:
     from racm3.generator.transformer import Generator
@@ -97,7 +97,29 @@ class Config(StageConfig):
         False, description="compute blocks again in the backward pass: less memory, more time"
     )
     compile: bool = Field(False, description="compile the blocks with torch.compile")
-    workers: int = Field(1, description="processes of the Ray Train group")
+    workers: int = Field(
+        1,
+        description="processes of the Ray Train group; no part of the artifact's id: "
+        "another number goes on where this one stopped, and differs in rounding only",
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none", description="fsdp2: each worker holds its share of weights and optimiser"
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """Without `workers`, which are what a machine has."""
+        return self.model_dump(mode="json", exclude={"workers"})
+
+    @model_validator(mode="after")
+    def _rows_for_all(self) -> Self:
+        shares = max(1, self.workers) * self.fit.accumulate
+        if self.stream.batch_size % max(1, self.workers) or self.stream.batch_size < shares:
+            raise ValueError(
+                f"stream.batch_size {self.stream.batch_size} cannot be dealt to {self.workers} "
+                f"workers in fit.accumulate {self.fit.accumulate} micro-batches: "
+                "make it a multiple of workers, with a row for each micro-batch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shape_can_be_built(self) -> Self:
@@ -158,23 +180,21 @@ class TrainGenerator(FitStage[Config]):
         model = _model(config, layout, images)
         if "start" in inputs:
             _start(model, layout, inputs, reader)
-        draws = _Draws(workspace.progress / _DRAWS, active=workspace.rank == 0)
-        result = fit(
-            _task(config, model, train, layout, draws),
-            config.fit,
-            checkpoint_dir=workspace.progress / "checkpoints",
-            validate=_validation(
-                config,
-                validation[: config.validation_examples],
-                context_pool(inputs["train"], train),
-                layout,
-            ),
-            report=_reporter(config.fit, workspace),
-            wrap=_wrap(config, workspace),
-            after_checkpoint=_after_checkpoint(workspace),
-            rank=workspace.rank,
-            world_size=workspace.world_size,
-        )
+        draws = DrawLog(workspace.progress / _DRAWS, active=workspace.rank == 0)
+        held_out = validation[: config.validation_examples]
+        pool = context_pool(inputs["train"], train)
+        with TrainingEvents(workspace.events) as events:
+            result = fit(
+                _task(config, model, train, layout, draws),
+                config.fit,
+                checkpoint_dir=workspace.progress / "checkpoints",
+                validate=_validation(config, held_out, pool, layout),
+                report=_reporter(config.fit, workspace, events),
+                wrap=_wrap(config, workspace),
+                after_checkpoint=_after_checkpoint(workspace),
+                rank=workspace.rank,
+                world_size=workspace.world_size,
+            )
         if workspace.rank:
             return FitOutput()
         return FitOutput(
@@ -185,7 +205,7 @@ class TrainGenerator(FitStage[Config]):
             },
             rows_in=len(train),
             rows_out=len(train),
-            facts=_facts(result, model),
+            facts=_facts(result, model) | {"workers": workspace.world_size},
         )
 
 
@@ -261,22 +281,8 @@ def _start(model: Generator, layout: Layout, inputs: Inputs, reader: Reader) -> 
         raise UsageError(f"{refused}{error}; give both the same") from error
 
 
-def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any]:
-    """What `fit` trains in place of the bare model: its blocks compiled, among others of a group.
-
-    The compiled blocks stay the blocks they are: weights keep their names.
-    """
-
-    def wrap(model: Generator) -> Any:
-        if config.compile:
-            model.compile_blocks()
-        return model if workspace.wrap is None else workspace.wrap(model)
-
-    return wrap
-
-
 def _task(
-    config: Config, model: Generator, train: list[Example], layout: Layout, draws: _Draws
+    config: Config, model: Generator, train: list[Example], layout: Layout, draws: DrawLog
 ) -> Any:
     import torch
 
@@ -311,10 +317,30 @@ def _validation(
     )
 
 
-def _reporter(fit: FitConfig, workspace: Workspace) -> Any:
+def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any]:
+    """Makes what `fit` trains of the bare model: shared by DDP or FSDP2, its blocks compiled."""
+    share = workspace.wrap
+    if config.sharding != "none" and share is not None:
+        import torch
+
+        from racm3.training.sharding import shard_blocks
+
+        share = partial(shard_blocks, dtype=torch.bfloat16 if config.bf16 else None)
+
+    def wrap(model: Generator) -> Any:
+        wrapped = model if share is None else share(model)
+        if config.compile:  # in place: DDP holds the model itself, FSDP2 a copy of it
+            getattr(wrapped, "module", wrapped).compile_blocks()
+        return wrapped
+
+    return wrap
+
+
+def _reporter(fit: FitConfig, workspace: Workspace, events: TrainingEvents) -> Any:
     total = fit.flops_budget or float(fit.steps or 1)
 
     def report(row: LogRow) -> None:
+        events.add(row)
         done = row.flops if fit.flops_budget else float(row.step)
         loss = row.metrics.get("loss", float("nan"))
         share = min(1000, int(1000 * done / total))
@@ -338,38 +364,3 @@ def _facts(result: FitResult, model: Generator) -> dict[str, Any]:
         "validation_loss": result.best_loss,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-
-
-class _Draws:
-    """What each step was shown, kept on disk so that a resumed run can tell the whole story."""
-
-    def __init__(self, path: Path, *, active: bool) -> None:
-        self._path, self._active = path, active
-
-    def add(self, record: DrawRecord) -> None:
-        """Notes one step; a step that is done again after a kill is noted again, equal."""
-        if self._active:
-            k = max((len(row.context_ids) for row in record.rows), default=0)
-            line = json.dumps([record.step, k, record.batch_digest])
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-    def table(self, steps: int) -> pa.Table:
-        """The steps that count, each once."""
-        rows = {step: (k, digest) for step, k, digest in self._lines() if step < steps}
-        return pa.table(
-            {
-                "step": pa.array(list(rows), pa.int64()),
-                "k": pa.array([k for k, _ in rows.values()], pa.int32()),
-                "batch_digest": pa.array([digest for _, digest in rows.values()], pa.string()),
-            },
-            schema=TABLES["training_batches"].arrow,
-        )
-
-    def _lines(self) -> Iterable[tuple[int, int, str]]:
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                step, k, digest = json.loads(line)
-            except ValueError:
-                continue  # torn by a kill; that step was done again and noted again
-            yield step, k, digest

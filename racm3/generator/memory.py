@@ -23,10 +23,11 @@ _FLOAT32, _BFLOAT16 = 4, 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingMemory:
-    """Bytes on one device, all weights on it (no sharding)."""
+    """Bytes on one device."""
 
     weights: int
-    """float32, and the bfloat16 copies that autocast makes of them."""
+    """float32, and the copies computed with: in bfloat16 under autocast; with FSDP2 those that are
+    gathered at one time, two blocks and the embeddings."""
     gradients: int
     """float32."""
     optimizer: int
@@ -46,17 +47,21 @@ class TrainingMemory:
 
 def parameter_count(config: GeneratorConfig, vocabulary_size: int) -> int:
     """Parameters, of embeddings, norms and biases too."""
-    C, F, D = config.width, config.ffn_width, config.head_width
-    biases = config.bias * (3 * C + C + F + C)
-    norms = 2 * C * (1 + config.bias)
-    block = 4 * C**2 + 2 * C * F + biases + norms + 2 * D * config.qk_norm
+    C = config.width
     tables = {
         "document": 2 * config.num_places + config.num_slots,
         "sequence": config.max_length,
         "rope": 0,
     }
     rows = vocabulary_size * (1 if config.tie_embeddings else 2) + tables[config.positions]
-    return config.layers * block + rows * C + C * (1 + config.bias)
+    return config.layers * _block_parameters(config) + rows * C + C * (1 + config.bias)
+
+
+def _block_parameters(config: GeneratorConfig) -> int:
+    C, F, D = config.width, config.ffn_width, config.head_width
+    biases = config.bias * (3 * C + C + F + C)
+    norms = 2 * C * (1 + config.bias)
+    return 4 * C**2 + 2 * C * F + biases + norms + 2 * D * config.qk_norm
 
 
 def block_bytes(config: GeneratorConfig, *, bf16: bool, packed: bool = False) -> int:
@@ -76,6 +81,7 @@ def training_memory(
     predictions: int,
     bf16: bool,
     packed: bool = False,
+    shards: int = 1,
 ) -> TrainingMemory:
     """Bytes at the widest moment of a step.
 
@@ -86,15 +92,19 @@ def training_memory(
         predictions: Those whose logits it computes.
         bf16: Whether it computes under bfloat16 autocast.
         packed: Whether several samples share a row.
+        shards: Devices over which FSDP2 splits weights, gradients and optimiser; 1 = it does not.
     """
     parameters = parameter_count(config, vocabulary_size)
     block = block_bytes(config, bf16=bf16, packed=packed) * tokens
     kept = _FLOAT32 * config.width * tokens
     logit = (_BFLOAT16 if bf16 else 0) + 2 * _FLOAT32
+    own, copied = -(-parameters // shards), parameters if bf16 else 0
+    if shards > 1:
+        copied = parameters - max(0, config.layers - 2) * _block_parameters(config)
     return TrainingMemory(
-        weights=parameters * (_FLOAT32 + (_BFLOAT16 if bf16 else 0)),
-        gradients=parameters * _FLOAT32,
-        optimizer=parameters * 2 * _FLOAT32,
+        weights=own * _FLOAT32 + copied * (_BFLOAT16 if bf16 else _FLOAT32),
+        gradients=own * _FLOAT32,
+        optimizer=own * 2 * _FLOAT32,
         logits=predictions * vocabulary_size * logit,
         activations=config.layers * block,
         checkpointed=config.layers * kept + block,

@@ -86,12 +86,12 @@ def test_a_step_of_the_125m_lowers_the_loss_of_its_batch() -> None:
     assert 4 * 1064 <= row.tokens <= 4 * 1064 + 2 * 3 * 16
     assert row.metrics["padding"] == 0
     assert math.isfinite(row.grad_norm)
-    assert row.metrics["loss"] > math.log(65_536)  # nothing is known, and alpha of contexts comes on top
+    assert row.metrics["loss"] > math.log(65_536)  # nothing is known yet; contexts add to it
     with torch.no_grad():
         model.train()
         after, _ = task.loss(0, rank=0, world_size=1)
     assert after.item() < row.metrics["loss"]
 
 
-def _record(layout: Layout, stream, seed: int):  # noqa: ANN001, ANN202
+def _record(layout: Layout, stream, seed: int):
     return draw_batch(examples(), layout=layout, config=stream, seed=seed, step=0)[1]

@@ -133,6 +133,21 @@ def test_memory_is_that_of_one_worker() -> None:
     assert one.worker_bytes == one.memory.total(checkpointing=False)
 
 
+def test_accumulating_and_sharding_need_less_memory() -> None:
+    def cost(**changes: Any) -> Any:
+        found = generator_cost(run_of(generators={"ra": changes}), "ra")
+        assert found is not None
+        return found
+
+    plain, parts = cost(), cost(fit={"accumulate": 2})
+    assert parts.memory.activations == plain.memory.activations / 2
+    assert parts.memory.gradients == plain.memory.gradients
+    alone, shared = cost(workers=4), cost(workers=4, sharding="fsdp2")
+    assert shared.memory.optimizer == -(-shared.parameters // 4) * 8
+    assert shared.memory.gradients * 4 == pytest.approx(alone.memory.gradients, abs=16)
+    assert shared.flops == alone.flops
+
+
 def test_a_tokenizer_whose_shape_is_in_its_file_is_not_guessed() -> None:
     changes = {"normalize": {"image_size": 256}}
     named = {"file": "x", "preset": "taming-gumbel-f8-8192"}
@@ -200,7 +215,7 @@ def test_what_was_measured_is_scaled(tmp_path: Path) -> None:
     cost = generator_cost(run, "ra")
     assert cost is not None
     slow = made("generator", 1, facts={"training_flops": 1e9}, seconds=10.0)
-    fast = made("generator", 2, facts={"training_flops": 9e9}, seconds=1.0, config={"workers": 3})
+    fast = made("generator", 2, facts={"training_flops": 9e9, "workers": 3}, seconds=1.0)
     for manifest in (slow, fast):
         publish(store, manifest)
     found = hours(store, run)
