@@ -55,18 +55,13 @@ def test_plan_needs_no_corpus_and_writes_nothing(lab: Any, tmp_path: Path) -> No
 
 
 def test_a_laion_recipe_is_planned_and_counted_without_files(lab: Any, tmp_path: Path) -> None:
-    arguments = ("plan", "laion-2.7b", "--store", str(tmp_path), "--flops-per-second", "2e14")
-    planned = lab.json(*arguments)
+    planned = lab.json("plan", "laion-2.7b", "--store", str(tmp_path), "--flops-per-second", "2e14")
     training = {step["step"]: step for step in planned["steps"]}["train_generator[ra]"]
     cost = planned["generators"]["ra"]
     assert cost["parameters"] == 2_695_915_520
     assert training["expected_seconds"] == pytest.approx(cost["flops"] / (2e14 * cost["workers"]))
     assert planned["expected_seconds"] == pytest.approx(2 * training["expected_seconds"])
     assert "ingest_metadata" in planned["unknown"]
-    printed = lab.racm3(*arguments).stdout
-    assert "2,695,915,520" in printed
-    assert "h (2e+14 FLOP/s a worker, as given)" in printed
-    assert "one after the other, without the 20 steps that say unknown" in printed
 
 
 def test_the_backport_that_breaks_prefect_is_refused(
