@@ -23,6 +23,8 @@ _METRICS = (
     "cmmd",
     "clip_score",
     "cider",
+    "few_shot_accuracy",
+    "few_shot_gain",
 )
 _COLUMNS = ("set", "group", "task", "metric", "model", "memory", "k", "value", "low", "high", "n")
 

@@ -147,9 +147,7 @@ def split_documents(
     return sources
 
 
-def _of_unseen_categories(
-    documents: Sequence[EmojiDocument], config: EmojiSplitConfig
-) -> set[str]:
+def _of_unseen_categories(documents: Sequence[EmojiDocument], config: EmojiSplitConfig) -> set[str]:
     """Concepts of the categories that are held out, drawn among those of enough concepts.
 
     A concept that has a drawing in one of them goes with it, whatever its other drawings are.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipelines.models import load_encoder, load_generator, load_image_tokenizer, pin_threads
+from pipelines.models import (
+    load_encoder,
+    load_generator,
+    load_image_tokenizer,
+    load_text_tokenizer,
+    pin_threads,
+)
 from pipelines.records import examples_of, image_array, samples_of
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.scoring.board import Board, Place, Slice, slices_of
+from pipelines.scoring.few_shot import FewShotConfig, measure_few_shot, pool_of
 from pipelines.scoring.perplexities import Contender, Protocol, measure_perplexities
 from pipelines.scoring.samples import (
     Answers,
@@ -43,13 +50,15 @@ class Config(StageConfig):
     baseline: str = Field("vanilla", description="generator that the others are compared with")
     seed: int = 0
     resamples: int = Field(2000, description="draws of the bootstrap")
+    few_shot: FewShotConfig = FewShotConfig()
 
 
 class ScoreGenerations(FitStage[Config]):
     """`scores` from generators, evaluation examples by memory, and generations.
 
     Inputs are named `generator.<model>`, `examples.<memory>`, `generations.<model>.<memory>`,
-    `train` (wrong contexts are drawn from it), `documents`, `scorer`, `image_tokenizer`.
+    `train` (wrong contexts are drawn from it), `documents`, `scorer`, `image_tokenizer`, and, where
+    few-shot classification is asked for, `text_tokenizer` (makes tokens of its labels).
     """
 
     name = "score_generations"
@@ -64,21 +73,28 @@ class ScoreGenerations(FitStage[Config]):
         """Measures everything; the generators' training compute stands beside it."""
         pin_threads(workspace.threads)
         board, work = Board(), _Work(config, inputs, reader, workspace)
-        measure_perplexities(
-            board,
-            work.contenders(),
-            work.examples,
-            work.places,
-            [e.main for e in examples_of(reader.tables(inputs["train"].tables("examples")))],
-            Protocol(
-                ks=config.ks,
-                k=config.k,
-                baseline=config.baseline,
-                seed=config.seed,
-                resamples=config.resamples,
-            ),
-            work.tick,
+        contenders, train = work.contenders(), work.tables("train")
+        protocol = Protocol(
+            ks=config.ks,
+            k=config.k,
+            baseline=config.baseline,
+            seed=config.seed,
+            resamples=config.resamples,
         )
+        pool = [example.main for example in examples_of(train)]
+        measure_perplexities(
+            board, contenders, work.examples, work.places, pool, protocol, work.tick
+        )
+        if config.few_shot.trials:
+            measure_few_shot(
+                board,
+                contenders,
+                pool_of(work.evaluation(), train),
+                load_text_tokenizer(reader.files(inputs["text_tokenizer"])),
+                config.few_shot,
+                protocol,
+                work.tick,
+            )
         work.add_samples(board)
         work.add_compute(board)
         table = board.table()
@@ -96,16 +112,25 @@ class _Work:
         self.places: dict[str, tuple[list[Place], list[Slice]]] = {}
         for name in self._named("examples."):
             memory = name.removeprefix("examples.")
-            table = reader.tables(inputs[name].tables("examples"))
+            table = self.tables(name)
             self.examples[memory] = examples_of(table)
             places = [_place(row) for row in _rows(table)]
             self.places[memory] = (places, slices_of(places))
         self._ticks = 0
 
+    def tables(self, name: str) -> pa.Table:
+        """All rows of an input of examples."""
+        return self.reader.tables(self.inputs[name].tables("examples"))
+
+    def evaluation(self) -> Iterator[pa.Table]:
+        """The evaluation examples of every memory."""
+        return (self.tables(name) for name in self._named("examples."))
+
     def tick(self, note: str) -> None:
         """One more thing is done."""
         self._ticks += 1
-        total = 14 * len(self.examples) + len(self._named("generations."))
+        few_shot = 2 * len(self._named("generator.")) * bool(self.config.few_shot.trials)
+        total = 14 * len(self.examples) + len(self._named("generations.")) + few_shot
         self.workspace.report(min(self._ticks, total), total, note)
 
     def contenders(self) -> list[Contender]:
