@@ -117,6 +117,7 @@ def classify_image(
     *,
     model: str,
     all_orders: bool = True,
+    all_labels: bool = False,
     calibrate: bool = False,
 ) -> Classified:
     """`classify_picture` of images by path or by document id (`load_pictures`)."""
@@ -132,6 +133,7 @@ def classify_image(
         pictures,
         model=model,
         all_orders=all_orders,
+        all_labels=all_labels,
         calibrate=calibrate,
     )
 
@@ -166,6 +168,7 @@ def classify_picture(
     *,
     model: str,
     all_orders: bool = True,
+    all_labels: bool = False,
     calibrate: bool = False,
 ) -> Classified:
     """Asks a generator, with the tokenizers that it was trained with, of which class an image is.
@@ -177,6 +180,7 @@ def classify_picture(
         classes: demonstrations by label, equally many each; the n-th of each class are one set.
         model: name of the generator.
         all_orders: average over the orders of a set's demonstrations.
+        all_labels: average over which label stands for which class.
         calibrate: divide by what the labels have without the image.
 
     Raises:
@@ -199,7 +203,7 @@ def classify_picture(
         ),
     )
     labels = [tuple(text.encode(label)) for label in classes]
-    how = ClassifyConfig(all_orders=all_orders, calibrate=calibrate)
+    how = ClassifyConfig(all_orders=all_orders, all_labels=all_labels, calibrate=calibrate)
     try:
         (told,) = classify(loaded.model, loaded.layout, [question], labels, how)
     except ValueError as error:
@@ -216,6 +220,7 @@ def classify_picture(
             "generator": checkpoint.artifact_id,
             **{kind: manifest.artifact_id for kind, manifest in used.items()},
             "all_orders": all_orders,
+            "all_labels": all_labels,
             "calibrate": calibrate,
         },
     )

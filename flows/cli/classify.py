@@ -31,6 +31,9 @@ def classify(
     all_orders: Annotated[
         bool, typer.Option(help="Average over the orders in which the classes are shown.")
     ] = True,
+    all_labels: Annotated[
+        bool, typer.Option(help="Average over which label stands for which class.")
+    ] = False,
     calibrate: Annotated[
         bool, typer.Option(help="Divide by what the labels have without the image.")
     ] = False,
@@ -56,6 +59,7 @@ def classify(
         named,
         model=model,
         all_orders=all_orders,
+        all_labels=all_labels,
         calibrate=calibrate,
     )
     facts = told.facts()

@@ -46,6 +46,9 @@ class FewShotConfig(StageConfig):
     ks: tuple[int, ...] = Field((1, 2, 4, 8), description="demonstrations of each class")
     labels: tuple[str, str] = Field(("dax", "wug"), description="captions of the two classes")
     all_orders: bool = Field(True, description="average over the orders of the demonstrations")
+    all_labels: bool = Field(
+        True, description="average over which label stands for which class; the paper does not"
+    )
     calibrate: bool = Field(False, description="divide by what the labels have without the image")
 
     @field_validator("ks")
@@ -110,7 +113,7 @@ def measure_few_shot(
     config: FewShotConfig,
     protocol: Protocol,
     tick: Callable[[str], None],
-) -> None:
+) -> dict[str, list[int]]:
     """Fills the board with accuracies, and with their differences to the baseline's.
 
     Args:
@@ -120,12 +123,16 @@ def measure_few_shot(
         text: Makes tokens of the labels.
         config: How many trials of what.
         protocol: Its baseline, seed and resamples count here.
-        tick: Told what was measured, and what could not be.
+        tick: Told what was measured.
+
+    Returns:
+        By slice: the numbers of demonstrations that no two of its categories have concepts for.
     """
+    left_out: dict[str, list[int]] = {}
     for where, members in _slices(pool):
         ks = [k for k in config.ks if len(categories_of(members, k)) > 1]
         if len(ks) < len(config.ks):
-            tick(f"few-shot: {_name(where)} has too few concepts for {config.ks[len(ks) :]}")
+            left_out[_name(where)] = list(config.ks[len(ks) :])
         if not ks:
             continue
         trials = draw_trials(members, k=ks[-1], count=config.trials, seed=protocol.seed)
@@ -134,6 +141,7 @@ def measure_few_shot(
             for k in ks:
                 _add(board, one, told, trials, k, where, config, protocol)
             tick(f"{one.name}: few-shot classification, {_name(where)}")
+    return left_out
 
 
 def _slices(pool: Pool) -> Iterable[tuple[Slice, Sequence[Member]]]:
@@ -167,7 +175,9 @@ def _probabilities(
         for trial in trials
     ]
     labels = [tuple(text.encode(label)) for label in config.labels]
-    how = ClassifyConfig(all_orders=config.all_orders, calibrate=config.calibrate)
+    how = ClassifyConfig(
+        all_orders=config.all_orders, all_labels=config.all_labels, calibrate=config.calibrate
+    )
     return np.stack(classify(loaded.model, loaded.layout, questions, labels, how))
 
 
@@ -230,6 +240,7 @@ def _how(trials: Sequence[Trial], config: FewShotConfig) -> str:
         f"two of {len(categories)} categories at a time, labelled {labels}; chance is 0.5",
         "K pairs of demonstrations, one pair a sequence"
         + (", both orders" if config.all_orders else ", one order")
+        + (", each class under both labels" if config.all_labels else "")
         + ", probabilities averaged",
         "images of one trial show different concepts",
         *(("label probabilities divided by those without the image",) if config.calibrate else ()),

@@ -85,8 +85,9 @@ class ScoreGenerations(FitStage[Config]):
         measure_perplexities(
             board, contenders, work.examples, work.places, pool, protocol, work.tick
         )
+        facts = {}
         if config.few_shot.trials:
-            measure_few_shot(
+            facts["few_shot_left_out"] = measure_few_shot(
                 board,
                 contenders,
                 pool_of(work.evaluation(), train),
@@ -98,7 +99,8 @@ class ScoreGenerations(FitStage[Config]):
         work.add_samples(board)
         work.add_compute(board)
         table = board.table()
-        return FitOutput(tables={"scores": table}, rows_in=table.num_rows, rows_out=table.num_rows)
+        count = table.num_rows
+        return FitOutput(tables={"scores": table}, rows_in=count, rows_out=count, facts=facts)
 
 
 class _Work:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ __all__ = ["ClassifyConfig", "Question", "classify", "ensemble"]
 
 Codes = tuple[int, ...]
 Label = tuple[int, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +44,12 @@ class ClassifyConfig:
     all_orders: bool = True
     """Average over the orders in which a set's demonstrations stand (each class once in every
     place), so that where a class stands cannot decide. False: in the order of the labels."""
+    all_labels: bool = False
+    """Average over which label stands for which class (each label once for every class), against a
+    taste for one of the labels. For labels that mean nothing."""
     calibrate: bool = False
     """Divide a label's probability by what it is with the image hidden, against a taste for one of
-    the labels (contextual calibration, arXiv:2102.09690). The paper does not."""
+    the labels (contextual calibration, arXiv:2102.09690). RA-CM3's paper does not."""
     batch_size: int = 32
     """Rows of one forward pass."""
 
@@ -86,12 +91,14 @@ def classify(
         generator: In evaluation mode.
         layout: That it was trained with.
         questions: In any order; each may have another k.
-        labels: Text tokens from 0 of each class's label; two or more, all different.
+        labels: Text tokens from 0 of each class's label (of its first, with `all_labels`); two or
+            more, all different.
         config: How.
         progress: Called with (rows read, rows in all).
 
     Returns:
-        For each question [k, C]: the probability of each label among the labels, given one set.
+        For each question [k, C]: the probability of each class by its label, among the classes,
+        given one set.
 
     Raises:
         ValueError: A label is empty, too long or there twice; a set has not one image a class, or
@@ -99,17 +106,19 @@ def classify(
     """
     _check(questions, labels, layout)
     starts = range(len(labels)) if config.all_orders else range(1)
+    turns = range(len(labels)) if config.all_labels else range(1)
     asked = [
-        (question.image, tuple(zip(labels, shown, strict=True)), start)
+        (question.image, tuple(zip(_turned(labels, turn), shown, strict=True)), start)
         for question in questions
         for shown in question.demonstrations
+        for turn in turns
         for start in starts
     ]
     total = len(asked) * len(labels) * (1 + config.calibrate)
     rows = (
-        _row(image, (*pairs[start:], *pairs[:start]), label, layout, hidden=hidden)
+        _row(image, _turned(pairs, start), label, layout, hidden=hidden)
         for image, pairs, start in asked
-        for label in labels
+        for label, _ in pairs
         for hidden in ((False, True) if config.calibrate else (False,))
     )
     logs = np.empty(total)
@@ -121,13 +130,13 @@ def classify(
     values = values[..., 0] - values[..., 1] if config.calibrate else values[..., 0]
     weights = np.exp(values - values.max(axis=1, keepdims=True))
     shares = weights / weights.sum(axis=1, keepdims=True)
-    by_set = shares.reshape(-1, len(starts), len(labels)).mean(axis=1)
+    by_set = shares.reshape(-1, len(turns) * len(starts), len(labels)).mean(axis=1)
     ends = np.cumsum([len(question.demonstrations) for question in questions])[:-1]
     return np.split(by_set, ends) if questions else []
 
 
 def ensemble(probabilities: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Probability of each label by the first k sets together, [C]: the mean of theirs.
+    """Probability of each class by the first k sets together, [C]: the mean of theirs.
 
     Args:
         probabilities: Of one question, [at least k, C].
@@ -139,6 +148,11 @@ def ensemble(probabilities: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     if not 1 <= k <= len(probabilities):
         raise ValueError(f"Of {len(probabilities)} sets of demonstrations {k} were asked for.")
     return np.asarray(probabilities[:k].mean(axis=0))
+
+
+def _turned(items: Sequence[T], by: int) -> tuple[T, ...]:
+    """The items from number `by` on, then those before it."""
+    return (*items[by:], *items[:by])
 
 
 def _row(

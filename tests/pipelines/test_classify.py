@@ -163,7 +163,11 @@ def test_the_answer_is_that_of_the_generator_with_its_own_tokenizers(published, 
     assert {facts["text_tokenizer"], facts["image_tokenizer"]} == {
         one.artifact_id for one in published.generator.inputs
     }
-    assert (facts["all_orders"], facts["calibrate"]) == (True, False)
+    assert [facts[name] for name in ("all_orders", "all_labels", "calibrate")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_file_is_normalised_as_the_documents_are(published, photo):

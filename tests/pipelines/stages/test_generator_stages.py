@@ -463,18 +463,22 @@ def score_inputs(world, generators, generations):
 
 
 def _scores(world, inputs, **config):
+    """Rows, and facts of the manifest."""
     scores = world["publish"](
         score_generations.ScoreGenerations(),
         score_generations.Config(resamples=200, **config),
         inputs,
         "score_generations",
     )
-    return Reader(world["store"]).tables(scores.tables()).to_pylist()
+    return Reader(world["store"]).tables(scores.tables()).to_pylist(), scores.facts
 
 
 def test_few_shot_rows_for_every_model_k_and_slice(world, score_inputs):
     """Four colours in two categories that training does not have: one demonstration at most."""
-    rows = _scores(world, score_inputs | {"text_tokenizer": world["text"]}, few_shot={"trials": 20})
+    inputs = score_inputs | {"text_tokenizer": world["text"]}
+    rows, facts = _scores(world, inputs, few_shot={"trials": 20})
+    slices = {"squares": [2, 4, 8], "squares, new categories": [2, 4, 8]}
+    assert facts == {"few_shot_left_out": slices}
     told = {
         (r["metric"], r["model"], r["group"], r["k"]): r for r in rows if r["task"] == "classify"
     }
@@ -507,7 +511,8 @@ def test_few_shot_settings_that_ask_nothing_are_refused(wrong, said):
 
 
 def test_the_score_table_has_every_row_that_was_asked_for(world, score_inputs):
-    rows = _scores(world, score_inputs)
+    rows, facts = _scores(world, score_inputs)
+    assert facts == {}
     assert not [row for row in rows if row["task"] == "classify"]
     found = {(r["metric"], r["model"], r["task"], r["group"], r["k"], r["memory"]): r for r in rows}
     for k, memory in ((0, ""), (1, "restricted"), (2, "restricted"), (2, "wrong")):

@@ -178,6 +178,21 @@ def test_sets_are_read_one_by_one_and_averaged():
         ensemble(found[0], 4)
 
 
+def test_classes_under_both_labels_have_the_mean_of_their_probabilities():
+    model, asked = random_generator(), questions(5, k=2)
+    both = of(model, asked, config=ClassifyConfig(all_labels=True))
+    there, back = of(model, asked), of(model, asked, labels=LABELS[::-1])
+    assert both == pytest.approx((there + back) / 2, rel=1e-4)
+    swapped_both = of(
+        model, [swapped(one) for one in asked], config=ClassifyConfig(all_labels=True)
+    )
+    assert swapped_both == pytest.approx(both[..., ::-1], rel=1e-4)
+    alike = [replace(one, demonstrations=tuple((a, a) for a, _ in one.demonstrations))
+             for one in asked]  # fmt: skip
+    assert of(model, alike, config=ClassifyConfig(all_labels=True)) == pytest.approx(0.5, abs=1e-5)
+    assert np.abs(of(model, alike) - 0.5).max() > 0.05, "a taste for a label"
+
+
 @pytest.mark.parametrize("calibrate", [False, True])
 def test_batches_change_nothing(calibrate):
     model, labels = random_generator(), ((1,), (2, 3, 4))
