@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from pipelines.runtime.stage import StageConfig
 from pipelines.scoring.board import Board, Slice
 from pipelines.scoring.perplexities import Contender, Protocol
+from racm3.metrics.bootstrap import resample
 from racm3.metrics.few_shot import (
     Member,
     Trial,
@@ -194,34 +195,22 @@ def _add(
     from racm3.sampling.classify import ensemble
 
     truth = [trial.truth for trial in trials]
-    clusters = [trial.cluster for trial in trials]
     values = {
         name: trial_accuracy(np.stack([ensemble(one, k) for one in found]), truth)
         for name, found in told.items()
     }
+    resampling = resample(
+        [trial.cluster for trial in trials],
+        rng=np.random.default_rng([protocol.seed, 6]),
+        resamples=protocol.resamples,
+    )
     ours, base = values[contender.name], values.get(protocol.baseline)
     scores = [
-        few_shot_accuracy(
-            ours,
-            clusters,
-            rng=np.random.default_rng([protocol.seed, 6]),
-            resamples=protocol.resamples,
-            protocol=_how(trials, config),
-            reference=_PAPER.get(k),
-        )
+        few_shot_accuracy(ours, resampling, protocol=_how(trials, config), reference=_PAPER.get(k))
     ]
     if base is not None and contender.name != protocol.baseline:
-        scores.append(
-            few_shot_gain(
-                ours,
-                base,
-                clusters,
-                rng=np.random.default_rng([protocol.seed, 6]),
-                resamples=protocol.resamples,
-                protocol=f"few-shot accuracy minus that of {protocol.baseline} in the same "
-                "trials; bootstrap over concepts of the images asked about",
-            )
-        )
+        how = f"few-shot accuracy minus that of {protocol.baseline} in the same trials"
+        scores.append(few_shot_gain(ours, base, resampling, protocol=how))
     for score in scores:
         board.add(
             score,
@@ -245,8 +234,7 @@ def _how(trials: Sequence[Trial], config: FewShotConfig) -> str:
         "images of one trial show different concepts",
         *(("label probabilities divided by those without the image",) if config.calibrate else ()),
         "a generator trained without contexts reads the same sequence, the demonstrations in the "
-        "slot of the main document",
-        "bootstrap over concepts of the images asked about",
+        "slot of the main document; intervals over concepts of the images asked about",
     )
     return "; ".join(parts)
 

@@ -14,8 +14,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from racm3.metrics.bootstrap import ratio_bootstrap
-from racm3.metrics.score import Score
+from racm3.metrics.bootstrap import Resampling, with_interval
+from racm3.metrics.score import Score, mean_score
 
 __all__ = [
     "Member",
@@ -106,10 +106,8 @@ def trial_accuracy(probabilities: NDArray[np.float64], truth: Sequence[int]) -> 
 
 def few_shot_accuracy(
     values: NDArray[np.float64],
-    clusters: Sequence[str],
+    resampling: Resampling,
     *,
-    rng: np.random.Generator,
-    resamples: int,
     protocol: str,
     reference: str | None = None,
 ) -> Score:
@@ -117,51 +115,37 @@ def few_shot_accuracy(
 
     Args:
         values: Of each trial, [n].
-        clusters: Concept of each trial's asked document.
-        rng: Draws the concepts.
-        resamples: Draws of the bootstrap.
+        resampling: Of the same trials, by the concept of the document that is asked about.
         protocol: How it was measured.
         reference: See `Score`.
     """
-    return _mean("few_shot_accuracy", values, clusters, rng, resamples, protocol, reference)
+    score = mean_score(
+        values.tolist(),
+        name="few_shot_accuracy",
+        unit="fraction",
+        higher_is_better=True,
+        protocol=protocol,
+        reference=reference,
+    )
+    return with_interval(score, values, resampling)
 
 
 def few_shot_gain(
     ours: NDArray[np.float64],
     base: NDArray[np.float64],
-    clusters: Sequence[str],
+    resampling: Resampling,
     *,
-    rng: np.random.Generator,
-    resamples: int,
     protocol: str,
 ) -> Score:
     """Accuracy of one model minus that of another in the same trials; see `few_shot_accuracy`."""
-    return _mean("few_shot_gain", ours - base, clusters, rng, resamples, protocol, None)
-
-
-def _mean(
-    name: str,
-    values: NDArray[np.float64],
-    clusters: Sequence[str],
-    rng: np.random.Generator,
-    resamples: int,
-    protocol: str,
-    reference: str | None,
-) -> Score:
-    """The mean is the ratio to as many ones, so that clusters weigh by their trials."""
-    ones = np.ones(len(values))
-    found = ratio_bootstrap(values, ones, clusters, rng=rng, resamples=resamples)
-    return Score(
-        name=name,
-        value=found.ratio,
+    score = mean_score(
+        (ours - base).tolist(),
+        name="few_shot_gain",
         unit="fraction",
         higher_is_better=True,
-        n=len(values),
-        low=found.low,
-        high=found.high,
-        reference=reference,
         protocol=protocol,
     )
+    return with_interval(score, ours - base, resampling)
 
 
 def _grouped(members: Sequence[Member]) -> dict[str, dict[str, list[str]]]:

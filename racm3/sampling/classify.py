@@ -210,5 +210,9 @@ def _check(questions: Sequence[Question], labels: Sequence[Label], layout: Layou
                 f"A label has {len(label)} tokens; it must have 1 to {layout.max_text_tokens}."
             )
     for question in questions:
+        images = [question.image, *(one for shown in question.demonstrations for one in shown)]
+        wrong = next((n for n in map(len, images) if n != layout.image_tokens), None)
+        if wrong is not None:
+            raise ValueError(f"An image has {wrong} codes, the layout {layout.image_tokens}.")
         if any(len(shown) != len(labels) for shown in question.demonstrations):
             raise ValueError(f"A set of demonstrations needs one image for each of {len(labels)}.")

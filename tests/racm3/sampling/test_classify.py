@@ -260,8 +260,12 @@ def test_labels_and_sets_must_fit(labels, said):
 
 
 def test_an_image_of_another_tokenizer_is_refused():
-    with pytest.raises(ValueError, match="2 image codes"):
-        of(random_generator(), [replace(questions(1)[0], image=(1, 2))])
+    question = questions(1)[0]
+    with pytest.raises(ValueError, match="has 2 codes, the layout 3"):
+        of(random_generator(), [replace(question, image=(1, 2))])
+    shown = ((question.image, ()),)
+    with pytest.raises(ValueError, match="has 0 codes, the layout 3"):
+        of(random_generator(), [replace(question, demonstrations=shown)])
     with pytest.raises(ValueError, match="batch_size"):
         ClassifyConfig(batch_size=0)
 
