@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli import ask, look, serve, work
+from flows.cli import ask, classify, look, serve, work
 from flows.cli.compare import compare
 
 __all__ = ["app"]
@@ -23,6 +23,7 @@ app.command("show")(look.show)
 app.command("lineage")(look.lineage)
 app.command("compare")(compare)
 app.command("generate")(ask.generate)
+app.command("classify")(classify.classify)
 app.command("deploy")(serve.deploy)
 
 
