@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from flows.recipes_laion import LAION
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.errors import UsageError
 
@@ -104,7 +105,7 @@ def emoji() -> RunConfig:
     return _emoji_like("emoji", _EMOJI_SIZES)
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"smoke": smoke, "emoji": emoji}
+RECIPES: dict[str, Callable[[], RunConfig]] = {"smoke": smoke, "emoji": emoji, **LAION}
 
 
 def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:

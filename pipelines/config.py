@@ -39,7 +39,9 @@ class SourceConfig(StageConfig):
     """Parquet files with links and captions that play one role."""
 
     name: str = Field(description="names the source in every table")
-    paths: tuple[str, ...] = Field(description="files or globs, read in this order")
+    paths: tuple[str, ...] = Field(
+        description="files or globs, read in this order; none: yet to be given, before a run"
+    )
     role: Role = Field(description="what its documents are used for")
     set: str | None = Field(None, description="name of the evaluation set")
     as_of: str | None = Field(
@@ -208,6 +210,12 @@ class RunConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _starts_are_there(self) -> RunConfig:
+        for name in self.generators:
+            self.starts(name)
+        return self
+
+    @model_validator(mode="after")
     def _pixels_agree(self) -> RunConfig:
         side, read = self.normalize.image_size, self.image_tokenizer.image_size
         if side is not None and side != read:
@@ -216,6 +224,23 @@ class RunConfig(StageConfig):
                 "what it writes is compared with the documents pixel by pixel"
             )
         return self
+
+    def starts(self, name: str) -> tuple[str, ...]:
+        """The generators that one starts from, one through the other, nearest first.
+
+        Raises:
+            ValueError: when one of them is missing, or they go round in a circle.
+        """
+        chain = [name]
+        while (start := self.generators[chain[-1]].start_from) is not None:
+            where = f"generators.{chain[-1]}.start_from"
+            if start not in self.generators:
+                known = ", ".join(self.generators)
+                raise ValueError(f"{where}: there is no generator {start}; there are {known}")
+            if start in chain:
+                raise ValueError(f"{where}: {' <- '.join((start, *chain[::-1]))} is a circle")
+            chain.append(start)
+        return tuple(chain[1:])
 
     @property
     def sets(self) -> tuple[str, ...]:

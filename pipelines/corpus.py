@@ -43,8 +43,14 @@ def prepare_sources(config: RunConfig, cache: Path, *, progress: Progress | None
     """Makes the demo corpus, when the run has one, and finds the files that the run names.
 
     Raises:
-        UsageError: when a path names no file, or the extra `demo` is not installed.
+        UsageError: when a source names no file, or one that is not there, or the extra `demo` is
+            not installed.
     """
+    if nameless := [source.name for source in config.sources if not source.paths]:
+        raise UsageError(
+            f"{config.namespace}: give the files of {' and '.join(nameless)}, by --set sources=... "
+            "or in a file that extends the recipe (docs/your-own-data.md)"
+        )
     found: list[NewSource] = []
     images = None
     if config.corpus is not None:
@@ -78,6 +84,8 @@ def register(store: Store, config: RunConfig, corpus: Corpus) -> Selection:
 
 def known_sources(store: Store, config: RunConfig, cache: Path) -> Selection | None:
     """The run's ledger entries when all of its files are there and known; writes nothing."""
+    if not all(source.paths for source in config.sources):
+        return None
     found: list[NewSource] = []
     if config.corpus is not None:
         folders = [

@@ -219,24 +219,29 @@ class _Maker:
         return steps
 
     def generators(self) -> list[Step]:
-        """Every generator of the recipe, on the same examples."""
+        """Every generator of the recipe, on the same examples; a start comes first."""
         needs = {
             "train": "assemble_examples[train]",
             "validation": "assemble_examples[validation]",
             "image_tokenizer": "train_image_tokenizer",
             "text_tokenizer": "train_text_tokenizer",
         }
-        return [
-            _step(
-                f"train_generator[{name}]",
-                TrainGenerator(),
-                config,
-                tuple(needs.values()),
-                whole(**needs),
-                "retrain",
+        steps = []
+        for name in sorted(self.config.generators, key=lambda one: len(self.config.starts(one))):
+            config = self.config.generators[name]
+            start = config.start_from
+            reads = needs | ({"start": f"train_generator[{start}]"} if start is not None else {})
+            steps.append(
+                _step(
+                    f"train_generator[{name}]",
+                    TrainGenerator(),
+                    config,
+                    tuple(reads.values()),
+                    whole(**reads),
+                    "retrain",
+                )
             )
-            for name, config in self.config.generators.items()
-        ]
+        return steps
 
     def evaluation(self) -> list[Step]:
         """Generations of every generator with every memory it reads, and the scores."""

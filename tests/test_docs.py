@@ -69,3 +69,14 @@ def test_the_run_file_of_your_own_data_is_valid(tmp_path: Path) -> None:
     assert config.sets == ("photos",)
     assert config.normalize.image_size == config.image_tokenizer.model.image_size
     assert config.corpus is None
+
+
+def test_the_run_file_of_laion_is_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    file = tmp_path / "mine.toml"
+    file.write_text(shown, encoding="utf-8")
+    config = load_run(str(file))
+    assert config.namespace == "mine"
+    assert [len(source.paths) for source in config.sources] == [2, 1]
+    assert config.generators["ra"].size == "350m"

@@ -8,7 +8,7 @@ import typer
 
 __all__ = ["AsJson", "Changes", "File", "Name", "StoreOption"]
 
-Name = Annotated[str, typer.Argument(help="Recipe (smoke, emoji) or TOML file.")]
+Name = Annotated[str, typer.Argument(help="Recipe (smoke, emoji, laion-125m, ...) or TOML file.")]
 File = Annotated[str | None, typer.Argument(help="TOML file laid over the recipe.")]
 Changes = Annotated[
     list[str] | None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows.cli.options import AsJson, Changes, File, Name, StoreOption
-from flows.cli.output import console, print_json, print_table, use_store
+from flows.cli.output import console, print_json, use_store
 from pipelines.config import RunConfig
 
 __all__ = ["plan", "run"]
@@ -56,12 +56,22 @@ def plan(
     name: Name,
     file: File = None,
     changes: Changes = None,
+    flops_per_second: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=1.0,
+            help="FLOPs a second of one worker in training, such as 4e14; else as was measured.",
+        ),
+    ] = None,
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do, and do none of it."""
+    """Show what a run would do and cost, and do none of it."""
+    from flows.cli.costs import plan_as_dict, print_plan
     from flows.settings import Settings
     from pipelines.corpus import known_sources
+    from pipelines.cost import estimates, generator_cost
     from pipelines.dag import dag_of
     from pipelines.fetch.policy import FetchSettings
     from pipelines.plan import plan_of
@@ -75,24 +85,13 @@ def plan(
     sources = known_sources(opened, config, settings.cache)
     dag = dag_of(config, sources or as_selection([]), FetchSettings())
     planned = plan_of(dag, opened, sources_known=sources is not None)
-    rows: list[dict[str, Any]] = [
-        {"step": p.label, "flow": p.flow, "state": p.state, "artifact": p.artifact_id}
-        | {"seconds": p.seconds}
-        for p in planned
-    ]
+    expected = estimates(planned, dag, config, opened, flops_per_second=flops_per_second)
+    counted = {name: generator_cost(config, name) for name in config.generators}
+    costs = {name: cost for name, cost in counted.items() if cost is not None}
     if as_json:
-        print_json({"store": opened.uri, "steps": rows})
-        return
-    print_table(
-        "",
-        ("step", "flow", "state", "artifact", "seconds"),
-        [
-            (r["step"], r["flow"], r["state"], (r["artifact"] or "-")[:12], r["seconds"] or "-")
-            for r in rows
-        ],
-    )
-    there = sum(p.state == "reused" for p in planned)
-    console().print(f"{there} of {len(planned)} steps are there; the rest would be computed")
+        print_json({"store": opened.uri} | plan_as_dict(planned, expected, costs))
+    else:
+        print_plan(planned, expected, costs)
 
 
 def _load(name: str, file: str | None, changes: list[str] | None) -> RunConfig:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
+from pipelines.draw_log import DrawLog
 from pipelines.errors import UsageError
 from pipelines.models import (
+    load_generator,
     load_image_tokenizer,
     load_text_tokenizer,
     pin_threads,
@@ -23,11 +24,11 @@ from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.training_events import TrainingEvents
 from racm3.document import DocumentTokens
+from racm3.generator.config import SIZES, GeneratorConfig, SizeName
+from racm3.generator.initial_weights import InitConfig
 from racm3.sequence.order import asked_order
-from racm3.training.draws import DrawRecord
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import Example, StreamConfig
-from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
     from racm3.generator.transformer import Generator
@@ -38,24 +39,45 @@ __all__ = ["Config", "TrainGenerator"]
 
 _DRAWS = "draws.jsonl"
 
+_OF_SIZE = (
+    *("layers", "width", "heads", "ffn", "max_length", "activation", "qk_norm", "init_std"),
+)
+"""What a size says, unless it is given."""
+
 
 class Config(StageConfig):
-    """One generator; `stream` says which of the family it is."""
+    """One generator; `stream` says which of the family it is.
 
-    layers: int = Field(description="decoder blocks")
-    width: int = Field(description="of the residual stream")
-    heads: int = Field(description="attention heads")
+    Its shape is a named `size`, or numbers; a number that is given wins over the size's.
+    """
+
+    size: SizeName | None = Field(None, description="a named shape; none: the numbers below")
+    layers: int | None = Field(None, description="decoder blocks; none: as `size` has them")
+    width: int | None = Field(None, description="of the residual stream; none: as `size` has it")
+    heads: int | None = Field(None, description="attention heads; none: as `size` has them")
     ffn: int | None = Field(None, description="width of the feed-forward; none: 4 x width")
     positions: Literal["document", "rope", "sequence"] = "sequence"
-    max_length: int = Field(4096, description="longest sequence, tokens")
+    max_length: int | None = Field(
+        None, description="longest sequence, tokens; none: as `size` has it, else 4096"
+    )
     tie_embeddings: bool = Field(True, description="the output layer is the embedding")
     induction_start: bool = Field(
         False, description='start as induction over contexts; for positions "document"'
     )
-    activation: Literal["gelu", "relu"] = "gelu"
-    qk_norm: bool = False
+    activation: Literal["gelu", "relu"] | None = Field(
+        None, description="of the feed-forward; none: as `size` has it, else gelu"
+    )
+    qk_norm: bool | None = Field(
+        None, description="normalise queries and keys; none: as `size` has it, else false"
+    )
     dropout: float = 0.0
-    init_std: float = 0.02
+    init_std: float | None = Field(
+        None, description="of linear layers at the start; none: as `size` has it, else 0.02"
+    )
+    init: InitConfig = Field(default_factory=InitConfig)
+    start_from: str | None = Field(
+        None, description="another generator of the run, whose weights this one starts from"
+    )
     codebook_start: bool = Field(True, description="image embeddings start from the VQ codebook")
     num_sentinels: int = Field(16, description="spans that one sequence may mask")
     stream: StreamConfig = Field(default_factory=StreamConfig)
@@ -71,6 +93,10 @@ class Config(StageConfig):
         None, ge=1, description="log losses also by position, so many to a bucket; none: do not"
     )
     bf16: bool = Field(False, description="compute in bfloat16")
+    checkpoint_activations: bool = Field(
+        False, description="compute blocks again in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(False, description="compile the blocks with torch.compile")
     workers: int = Field(
         1,
         description="processes of the Ray Train group; no part of the artifact's id: "
@@ -95,6 +121,33 @@ class Config(StageConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shape_can_be_built(self) -> Self:
+        self.shape(num_places=1)
+        return self
+
+    def shape(self, *, num_places: int) -> GeneratorConfig:
+        """The generator's shape; `num_places` is the size of the layout's place table.
+
+        Raises:
+            ValueError: when there is neither a size nor all of the three numbers, or they do not
+                fit together.
+        """
+        given = {name: getattr(self, name) for name in _OF_SIZE}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.size is None and not {"layers", "width", "heads"} <= set(given):
+            raise ValueError("a generator needs `size`, or `layers`, `width` and `heads`")
+        base = asdict(SIZES[self.size]) if self.size is not None else {}
+        own = {
+            "positions": self.positions,
+            "num_places": num_places if self.positions == "document" else 0,
+            "num_slots": self.stream.max_k + 1,
+            "tie_embeddings": self.tie_embeddings,
+            "dropout": self.dropout,
+            "checkpoint_activations": self.checkpoint_activations,
+        }
+        return GeneratorConfig(**(base | given | own))
+
 
 class TrainGenerator(FitStage[Config]):
     """`generator` from `train` and `validation` examples; evaluation examples are refused."""
@@ -115,7 +168,8 @@ class TrainGenerator(FitStage[Config]):
         """Fits until the steps, the FLOPs budget or the patience are used up.
 
         Raises:
-            UsageError: when an input holds evaluation examples, or none at all.
+            UsageError: when an input holds evaluation examples, or none at all, or the generator
+                to start from does not fit.
         """
         from racm3.training.fit import fit
 
@@ -124,7 +178,9 @@ class TrainGenerator(FitStage[Config]):
         validation = _read(reader, inputs["validation"], "validation")
         layout, images = _layout(config, inputs, reader)
         model = _model(config, layout, images)
-        draws = _Draws(workspace.progress / _DRAWS, active=workspace.rank == 0)
+        if "start" in inputs:
+            _start(model, layout, inputs, reader)
+        draws = DrawLog(workspace.progress / _DRAWS, active=workspace.rank == 0)
         held_out = validation[: config.validation_examples]
         pool = context_pool(inputs["train"], train)
         with TrainingEvents(workspace.events) as events:
@@ -187,28 +243,13 @@ def _model(config: Config, layout: Layout, images: ImageTokenizer) -> Generator:
     import torch
 
     from pipelines.models import device
-    from racm3.generator.config import GeneratorConfig
     from racm3.generator.induction_start import start_image_embeddings, start_induction
     from racm3.generator.transformer import Generator
 
-    shape = GeneratorConfig(
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        ffn=config.ffn,
-        max_length=config.max_length,
-        positions=config.positions,
-        num_places=layout.places.size if config.positions == "document" else 0,
-        num_slots=config.stream.max_k + 1,
-        tie_embeddings=config.tie_embeddings,
-        activation=config.activation,
-        qk_norm=config.qk_norm,
-        dropout=config.dropout,
-        init_std=config.init_std,
-    )
+    shape = config.shape(num_places=layout.places.size)
     codebook = images.code_vectors.detach().cpu()
     random = torch.Generator().manual_seed(config.seed)
-    model = Generator(shape, layout.vocabulary, generator=random)
+    model = Generator(shape, layout.vocabulary, generator=random, init=config.init)
     if config.induction_start:
         start_induction(model, layout.places, images.grid, codebook, generator=random)
     elif config.codebook_start:
@@ -216,8 +257,32 @@ def _model(config: Config, layout: Layout, images: ImageTokenizer) -> Generator:
     return model.to(device())
 
 
+def _start(model: Generator, layout: Layout, inputs: Inputs, reader: Reader) -> None:
+    """Gives the model the weights of the generator `start`, made with the same tokenizers."""
+    from racm3.generator.warm_start import start_from
+
+    start = inputs["start"].manifest
+    refused = f"train_generator: cannot start from generator {start.artifact_id[:12]}: "
+    made_with = {one.name: one for one in start.inputs}
+    for name in ("text_tokenizer", "image_tokenizer"):
+        its, ours = made_with[name], inputs[name].input_ref(name)
+        if its.content_digest != ours.content_digest:
+            raise UsageError(
+                f"{refused}it was trained with {name} {its.artifact_id[:12]}, this one reads "
+                f"{ours.artifact_id[:12]}; train both with one"
+            )
+    loaded = load_generator(reader.files(inputs["start"]))
+    lengths = (layout.max_text_tokens, loaded.layout.max_text_tokens)
+    if lengths[0] != lengths[1]:
+        raise UsageError(f"{refused}max_text_tokens differ {lengths}; give both the same")
+    try:
+        start_from(model, loaded.model)
+    except ValueError as error:
+        raise UsageError(f"{refused}{error}; give both the same") from error
+
+
 def _task(
-    config: Config, model: Generator, train: list[Example], layout: Layout, draws: _Draws
+    config: Config, model: Generator, train: list[Example], layout: Layout, draws: DrawLog
 ) -> Any:
     import torch
 
@@ -252,15 +317,23 @@ def _validation(
     )
 
 
-def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any] | None:
-    """What `fit` trains in place of the bare model: DDP or FSDP2; None: nobody to share with."""
-    if config.sharding == "none" or workspace.wrap is None:
-        return workspace.wrap
-    import torch
+def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any]:
+    """Makes what `fit` trains of the bare model: shared by DDP or FSDP2, its blocks compiled."""
+    share = workspace.wrap
+    if config.sharding != "none" and share is not None:
+        import torch
 
-    from racm3.training.sharding import shard_blocks
+        from racm3.training.sharding import shard_blocks
 
-    return partial(shard_blocks, dtype=torch.bfloat16 if config.bf16 else None)
+        share = partial(shard_blocks, dtype=torch.bfloat16 if config.bf16 else None)
+
+    def wrap(model: Generator) -> Any:
+        wrapped = model if share is None else share(model)
+        if config.compile:  # in place: DDP holds the model itself, FSDP2 a copy of it
+            getattr(wrapped, "module", wrapped).compile_blocks()
+        return wrapped
+
+    return wrap
 
 
 def _reporter(fit: FitConfig, workspace: Workspace, events: TrainingEvents) -> Any:
@@ -291,38 +364,3 @@ def _facts(result: FitResult, model: Generator) -> dict[str, Any]:
         "validation_loss": result.best_loss,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-
-
-class _Draws:
-    """What each step was shown, kept on disk so that a resumed run can tell the whole story."""
-
-    def __init__(self, path: Path, *, active: bool) -> None:
-        self._path, self._active = path, active
-
-    def add(self, record: DrawRecord) -> None:
-        """Notes one step; a step that is done again after a kill is noted again, equal."""
-        if self._active:
-            k = max((len(row.context_ids) for row in record.rows), default=0)
-            line = json.dumps([record.step, k, record.batch_digest])
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-    def table(self, steps: int) -> pa.Table:
-        """The steps that count, each once."""
-        rows = {step: (k, digest) for step, k, digest in self._lines() if step < steps}
-        return pa.table(
-            {
-                "step": pa.array(list(rows), pa.int64()),
-                "k": pa.array([k for k, _ in rows.values()], pa.int32()),
-                "batch_digest": pa.array([digest for _, digest in rows.values()], pa.string()),
-            },
-            schema=TABLES["training_batches"].arrow,
-        )
-
-    def _lines(self) -> Iterable[tuple[int, int, str]]:
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                step, k, digest = json.loads(line)
-            except ValueError:
-                continue  # torn by a kill; that step was done again and noted again
-            yield step, k, digest

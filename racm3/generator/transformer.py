@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from racm3.generator.attention import Attention
 from racm3.generator.cache import Cache
 from racm3.generator.config import GeneratorConfig
+from racm3.generator.initial_weights import InitConfig, initialise
+from racm3.sequence.packing import Samples
 from racm3.vocabulary import Vocabulary
 
 
@@ -36,9 +38,9 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.activation = functional.relu if config.activation == "relu" else functional.gelu
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None, samples: Samples | None = None) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        x = x + self._drop(self.attention(self.attention_norm(x), cache))
+        x = x + self._drop(self.attention(self.attention_norm(x), cache, samples))
         hidden = self.activation(self.ffn_in(self.ffn_norm(x)))
         return x + self._drop(self.ffn_out(hidden))
 
@@ -50,7 +52,12 @@ class Generator(nn.Module):
     """Next-token logits of a sequence of documents."""
 
     def __init__(
-        self, config: GeneratorConfig, vocabulary: Vocabulary, *, generator: torch.Generator
+        self,
+        config: GeneratorConfig,
+        vocabulary: Vocabulary,
+        *,
+        generator: torch.Generator,
+        init: InitConfig | None = None,
     ) -> None:
         """Builds and initialises it.
 
@@ -58,6 +65,7 @@ class Generator(nn.Module):
             config: Shape.
             vocabulary: The id space.
             generator: CPU random generator of the initial weights.
+            init: How they are drawn; `None` = by default.
         """
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
@@ -73,7 +81,16 @@ class Generator(nn.Module):
         self.output: nn.Embedding | None = None
         if not config.tie_embeddings:
             self.output = nn.Embedding(vocabulary.size, config.width)
-        _initialise(self, generator)
+        initialise(self, config, init or InitConfig(), generator=generator)
+
+    def compile_blocks(self) -> None:
+        """Compiles each block's forward pass with `torch.compile`, in place.
+
+        Block by block: the blocks share one compilation, which takes seconds where the whole model
+        takes minutes. Modules and the names of their weights stay as they are.
+        """
+        for block in self.blocks:
+            block.compile()
 
     def forward(
         self,
@@ -84,6 +101,7 @@ class Generator(nn.Module):
         *,
         cache: Cache | None = None,
         keep: Tensor | None = None,
+        samples: Samples | None = None,
     ) -> Tensor:
         """Reads tokens and predicts the next of each.
 
@@ -95,21 +113,27 @@ class Generator(nn.Module):
             cache: What was read before; extended by these tokens.
             keep: bool [B, T]: predict at these positions only (the output layer is a large part
                 of a small model's work).
+            samples: Where the samples of packed rows stand; `None` = each row is one. No token
+                sees another sample, and positions start anew in each.
 
         Returns:
             Logits [B, T, V]; with `keep`, [n, V] in row-major order of the n positions kept.
 
         Raises:
-            ValueError: Positions "document" without places, or a sequence over `max_length`.
+            ValueError: Positions "document" without places, a sequence over `max_length`, or
+                packed rows with a cache.
         """
-        x = self._embed(input_ids, places, next_places, slots, cache.length if cache else 0)
+        if cache is not None and samples is not None:
+            raise ValueError("A cache holds one sample a row: give no packed rows with it.")
+        start = cache.length if cache is not None else 0
+        x = self._embed(input_ids, places, next_places, slots, start, samples)
         if self.config.dropout:
             x = functional.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             if self.config.checkpoint_activations and self.training and cache is None:
-                x = checkpoint(block, x, None, use_reentrant=False)
+                x = checkpoint(block, x, None, samples, use_reentrant=False)
             else:
-                x = block(x, cache)
+                x = block(x, cache, samples)
         if cache is not None:
             cache.length += input_ids.shape[1]
         if keep is not None:
@@ -125,6 +149,7 @@ class Generator(nn.Module):
         next_places: Tensor | None,
         slots: Tensor | None,
         start: int,
+        samples: Samples | None = None,
     ) -> Tensor:
         x: Tensor = self.tokens(ids) * math.sqrt(self.config.width)
         if self.config.positions == "document":
@@ -133,29 +158,14 @@ class Generator(nn.Module):
             x = x + self.own_places(places) + self.next_places(next_places) + self.slots(slots)
             return x
         if self.config.positions == "sequence":
-            stop = start + ids.shape[1]
+            stop = start + ids.shape[1] if samples is None else samples.longest
             if stop > self.config.max_length:
                 raise ValueError(
                     f"A sequence of {stop} tokens is longer than max_length "
                     f"{self.config.max_length}: raise GeneratorConfig.max_length."
                 )
-            return x + self.sequence_places.weight[start:stop]
+            if samples is not None:
+                x = x + self.sequence_places(samples.offsets)
+            else:
+                x = x + self.sequence_places.weight[start:stop]
         return x
-
-
-@torch.no_grad()
-def _initialise(model: Generator, generator: torch.Generator) -> None:
-    """Normal weights: `init_std`, residual outputs / sqrt(2 layers), vocabulary 1 / sqrt(width)."""
-    config = model.config
-    residual = config.init_std / math.sqrt(2 * config.layers)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            std = residual if name.endswith((".out", ".ffn_out")) else config.init_std
-            module.weight.normal_(0, std, generator=generator)
-            if config.bias:
-                module.bias.zero_()
-        elif isinstance(module, nn.Embedding):
-            module.weight.normal_(0, 1, generator=generator)
-    model.tokens.weight.mul_(config.width**-0.5)
-    if model.output is not None:
-        model.output.weight.mul_(config.width**-0.5)

@@ -1,20 +1,24 @@
 """The batch: what the generator reads and what its loss compares with.
 
-Dimensions: B rows, T positions, one less than the longest row (inputs and labels overlap by all
-but one token). Padding is on the right, with weight 0.
+Dimensions: B rows, T positions. A sample of L tokens takes L - 1 of them (inputs and labels overlap
+by all but one token): a row holds one sample, or several packed side by side. Padding is on the
+right, with weight 0.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from racm3.sequence.packing import Samples, pack, samples_of
 
 
 class Modality(IntEnum):
@@ -96,33 +100,47 @@ class Batch:
     positions: Tensor
     """int64: index of the input token in its sample, as masked."""
 
+    samples: Samples | None = None
+    """Where the samples of packed rows stand; None: every row is one sample."""
+
     @classmethod
     def of_rows(cls, rows: Sequence[Row], *, pad_id: int) -> Batch:
-        """Pads rows to the longest and splits each into inputs and labels.
+        """One sample a row, padded to the longest.
 
         Raises:
             ValueError: when there is no row.
         """
-        if not rows:
-            raise ValueError("a batch needs at least one row")
-        last = slice(None, -1)
-        first = slice(1, None)
-        return cls(
-            input_ids=_stack([row.inputs[last] for row in rows], pad_id),
-            labels=_stack([row.ids[first] for row in rows], pad_id),
-            weights=_stack([row.weights[first] for row in rows], 0),
-            is_main=_stack([row.is_main[first] for row in rows], 0),
-            modality=_stack([row.modality[first] for row in rows], 0),
-            places=_stack([row.places[last] for row in rows], 0),
-            next_places=_stack([row.next_places[last] for row in rows], 0),
-            slots=_stack([row.slots[last] for row in rows], 0),
-            positions=_stack([np.arange(len(row.ids) - 1) for row in rows], 0),
-        )
+        columns = _columns([[row] for row in rows], pad_id)
+        return cls(**columns, positions=_stack([[np.arange(len(row.ids) - 1)] for row in rows], 0))
+
+    @classmethod
+    def packed(cls, rows: Sequence[Row], *, length: int, pad_id: int) -> Batch:
+        """Samples packed into rows of `length` positions at most; none is cut or left out.
+
+        Which share a row follows from their lengths alone (`racm3.sequence.packing.pack`). The
+        batch is as wide as its fullest row: what all rows leave empty is not computed.
+        `samples.padding_share` says what some do.
+
+        Raises:
+            ValueError: when there is no row, or one takes more than `length` positions.
+        """
+        lengths = [len(row.ids) - 1 for row in rows]
+        bins = pack(lengths, length)
+        columns = _columns([[rows[i] for i in members] for members in bins], pad_id)
+        places = [[lengths[i] for i in members] for members in bins]
+        samples = samples_of(places, columns["labels"].shape[1])
+        return cls(**columns, positions=samples.offsets, samples=samples)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same change to every tensor [B, T]; where samples stand is not kept."""
+        names = (field.name for field in fields(self) if field.name != "samples")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return Batch(**changed)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        return Batch(**moved)
+        moved = self.each(lambda tensor: tensor.to(device))
+        return moved if self.samples is None else replace(moved, samples=self.samples.to(device))
 
     @property
     def num_main_tokens(self) -> int:
@@ -154,9 +172,27 @@ def digest_of_rows(rows: Iterable[Row]) -> str:
     return digest_of_ids(map(ids_read, rows))
 
 
-def _stack(rows: Sequence[NDArray[np.generic]], fill: int) -> Tensor:
-    """Rows of any lengths -> [B, longest], filled on the right."""
-    stacked = np.full((len(rows), max(map(len, rows))), fill, dtype=rows[0].dtype)
-    for index, row in enumerate(rows):
+def _columns(rows: Sequence[Sequence[Row]], pad_id: int) -> dict[str, Any]:
+    """Rows of samples as tensors [B, T]: each sample split into inputs and labels."""
+    if not rows:
+        raise ValueError("a batch needs at least one row")
+    last, first = slice(None, -1), slice(1, None)
+    return {
+        "input_ids": _stack([[sample.inputs[last] for sample in row] for row in rows], pad_id),
+        "labels": _stack([[sample.ids[first] for sample in row] for row in rows], pad_id),
+        "weights": _stack([[sample.weights[first] for sample in row] for row in rows], 0),
+        "is_main": _stack([[sample.is_main[first] for sample in row] for row in rows], 0),
+        "modality": _stack([[sample.modality[first] for sample in row] for row in rows], 0),
+        "places": _stack([[sample.places[last] for sample in row] for row in rows], 0),
+        "next_places": _stack([[sample.next_places[last] for sample in row] for row in rows], 0),
+        "slots": _stack([[sample.slots[last] for sample in row] for row in rows], 0),
+    }
+
+
+def _stack(rows: Sequence[Sequence[NDArray[np.generic]]], fill: int) -> Tensor:
+    """Pieces side by side, row by row -> [B, widest], filled on the right."""
+    joined = [np.concatenate(row) for row in rows]
+    stacked = np.full((len(joined), max(map(len, joined))), fill, dtype=joined[0].dtype)
+    for index, row in enumerate(joined):
         stacked[index, : len(row)] = row
     return torch.from_numpy(stacked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def kept(batch: Batch) -> tuple[Tensor, Batch]:
         bool [B, T] of the positions that stay, and the batch of their n labels as one row [1, n].
     """
     keep = batch.weights > 0
-    return keep, Batch(**{f.name: getattr(batch, f.name)[keep][None] for f in fields(batch)})
+    return keep, batch.each(lambda tensor: tensor[keep][None])
 
 
 class GeneratorTask:
@@ -138,7 +138,9 @@ class GeneratorTask:
         keep, labels = kept(batch)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             logits = self.model(
-                batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
+                *(batch.input_ids, batch.places, batch.next_places, batch.slots),
+                keep=keep,
+                samples=batch.samples,
             )
         parts = weighted_loss(logits[None], labels, denominator=denominator, buckets=self._buckets)
         rows, length = batch.input_ids.shape
@@ -148,8 +150,12 @@ class GeneratorTask:
             length=length,
             predictions=labels.labels.numel(),
             vocabulary_size=self._layout.vocabulary.size,
+            attended=None if batch.samples is None else batch.samples.squares,
         )
-        return parts.loss, {"tokens": float(rows * length), **parts.tallies()}
+        numbers: dict[str, Metric] = {"tokens": float(rows * length)}
+        if batch.samples is not None:
+            numbers["padding"] = (float(len(batch.samples.padding)), float(rows * length))
+        return parts.loss, numbers | parts.tallies()
 
     def step_flops(self, step: int) -> float:
         """Returns the FLOPs of the step whose loss was computed last."""
@@ -236,7 +242,7 @@ def measured_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     batch = batch.to(device)
     keep, labels = kept(batch)
     logits = model(batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep)
-    single = Batch(**{f.name: getattr(labels, f.name)[0][:, None] for f in fields(labels)})
+    single = labels.each(lambda tensor: tensor[0][:, None])
     nll, _ = row_nll(logits[:, None], single)
     row_of = keep.nonzero()[:, 0]
     sums = torch.zeros(len(keep), dtype=torch.float64, device=device)

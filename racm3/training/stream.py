@@ -21,7 +21,6 @@ from racm3.document import DocumentTokens
 from racm3.objective.masking import mask, to_row
 from racm3.objective.noise import read_with_noise
 from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_spans
-from racm3.retriever.query import document_generator
 from racm3.sequence.batch import Batch, Modality, Row, ids_read
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
@@ -109,6 +108,9 @@ class StreamConfig:
     """Most inputs a row may have. Contexts that do not fit beside the tokens that masking adds are
     left out, least relevant first; nothing is ever cut in the middle."""
 
+    pack_length: int | None = None
+    """Pack a step's samples into rows of so many positions, >= max_length; None: one a row."""
+
     group_weights: dict[str, float] = field(default_factory=dict)
     """How often examples of a group are seen, 1 being once an epoch."""
 
@@ -122,6 +124,8 @@ class StreamConfig:
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
             "max_text_tokens >= 1": self.max_text_tokens >= 1,
+            "pack_length >= max_length": self.pack_length is None
+            or self.pack_length >= self.max_length,
             "group_weights are finite and >= 0": all(
                 math.isfinite(weight) and weight >= 0 for weight in self.group_weights.values()
             ),
@@ -198,7 +202,10 @@ def draw_batch(
     record_of_step = DrawRecord(
         seed=seed, step=step, rank=rank, world_size=world_size, rows=tuple(records)
     )
-    return Batch.of_rows(rows, pad_id=layout.vocabulary.pad_id), record_of_step
+    pad_id = layout.vocabulary.pad_id
+    if config.pack_length:
+        return Batch.packed(rows, length=config.pack_length, pad_id=pad_id), record_of_step
+    return Batch.of_rows(rows, pad_id=pad_id), record_of_step
 
 
 def epoch_length(examples: Series[Example], config: StreamConfig) -> int:
@@ -239,6 +246,8 @@ def evaluation_batch(
     Raises:
         ValueError: when `contexts` has another length than `examples`.
     """
+    from racm3.retriever.query import document_generator
+
     if contexts is None:
         contexts = [
             _retrieved(example, "text" if task == "image" else "image") for example in examples

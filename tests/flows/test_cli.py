@@ -55,6 +55,16 @@ def test_plan_needs_no_corpus_and_writes_nothing(lab: Any, tmp_path: Path) -> No
     assert list((tmp_path / "none").iterdir()) == []
 
 
+def test_a_laion_recipe_is_planned_and_counted_without_files(lab: Any, tmp_path: Path) -> None:
+    planned = lab.json("plan", "laion-2.7b", "--store", str(tmp_path), "--flops-per-second", "2e14")
+    training = {step["step"]: step for step in planned["steps"]}["train_generator[ra]"]
+    cost = planned["generators"]["ra"]
+    assert cost["parameters"] == 2_695_915_520
+    assert training["expected_seconds"] == pytest.approx(cost["flops"] / (2e14 * cost["workers"]))
+    assert planned["expected_seconds"] == pytest.approx(2 * training["expected_seconds"])
+    assert "ingest_metadata" in planned["unknown"]
+
+
 def test_the_backport_that_breaks_prefect_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

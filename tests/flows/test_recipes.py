@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.recipes import RECIPES, load_run, read_changes, smoke
+from pipelines.corpus import known_sources, prepare_sources
 from pipelines.errors import UsageError
+from pipelines.runtime.store import LocalStore
 
 
 def test_recipes_are_complete_and_say_what_they_cost() -> None:
@@ -102,3 +104,58 @@ def test_own_sources_take_the_place_of_the_demos(tmp_path: Path) -> None:
     assert load_run(
         "smoke", changes=[read_changes("generators.vanilla=false")]
     ).generators.keys() == {"ra"}
+
+
+LAION = [name for name in RECIPES if name.startswith("laion")]
+SIZES = {"laion-125m": (12, 768), "laion-350m": (24, 1024), "laion-1.3b": (24, 2048),
+         "laion-2.7b": (32, 2560)}  # fmt: skip
+
+
+def test_there_is_a_laion_recipe_of_every_size() -> None:
+    assert sorted(SIZES) == sorted(LAION)
+
+
+@pytest.mark.parametrize("name", LAION)
+def test_laion_recipes_are_the_papers_setting(name: str) -> None:
+    run = load_run(name)
+    assert run.normalize.image_size == run.image_tokenizer.image_size == 256
+    assert run.image_tokenizer.model.grid == (32, 32)
+    specials = 4 + run.generators["ra"].num_sentinels
+    assert (run.text_tokenizer.vocab_size, run.image_tokenizer.model.codebook_size) == (56320, 8192)
+    assert specials + 56320 + 8192 == 65536
+    assert run.embed.pretrained is not None
+    assert run.embed.pretrained.model == "ViT-L-14"
+    assert run.retrieve.selection.near_copy == 0.9
+    assert run.retrieve.selection.compare == "document"
+    for generator, k in (("ra", 2), ("vanilla", 0)):
+        config = run.generators[generator]
+        shape = config.shape(num_places=1)
+        assert (shape.layers, shape.width) == SIZES[name]
+        assert shape.max_length == config.stream.max_length == 4096
+        assert shape.checkpoint_activations
+        assert config.bf16
+        assert (config.stream.max_k, config.stream.alpha) == (k, 0.1)
+        assert config.fit.betas == (0.9, 0.98)
+        assert (config.fit.warmup_steps, config.fit.clip) == (1500, 1.0)
+        document = run.max_text_tokens + 1024 + 2
+        assert (k + 1) * document + 3 * config.stream.most_spans <= 4096  # none is left out
+    ra, vanilla = (run.generators[name] for name in ("ra", "vanilla"))
+    assert ra.fit == vanilla.fit
+
+
+def test_a_recipe_without_files_is_planned_and_not_run(tmp_path: Path) -> None:
+    run = load_run("laion-125m")
+    store = LocalStore(tmp_path)
+    assert known_sources(store, run, tmp_path) is None
+    with pytest.raises(UsageError) as caught:
+        prepare_sources(run, tmp_path)
+    assert str(caught.value).startswith("laion-125m: give the files of laion and coco, by --set")
+    assert "\n" not in str(caught.value)
+    sources = (
+        'sources=[{name="laion", paths=["a.parquet"], role="train"}, '
+        '{name="coco", paths=["b.parquet"], role="evaluation", set="coco"}]'
+    )
+    given = load_run("laion-125m", changes=[read_changes(sources)])
+    assert [source.paths for source in given.sources] == [("a.parquet",), ("b.parquet",)]
+    with pytest.raises(UsageError, match="no file matches"):
+        prepare_sources(given, tmp_path)

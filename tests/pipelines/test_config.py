@@ -76,6 +76,18 @@ def test_an_unknown_key_is_refused_with_its_path(
         ({"ingest": {"columns": {"x": {"url": "u"}}}}, "ingest.columns.x: no source is called x"),
         ({"memories": {"restricted": {"evaluates": ["un"]}}}, "no evaluation set un; sets are fam"),
         (
+            {"generators": {"ra": {"start_from": "rb"}}},
+            "generators.ra.start_from: there is no generator rb; there are ra, vanilla",
+        ),
+        (
+            {"generators": {"ra": {"start_from": "vanilla"}, "vanilla": {"start_from": "ra"}}},
+            "generators.vanilla.start_from: ra <- vanilla <- ra is a circle",
+        ),
+        ({"generators": {"ra": {"start_from": "ra"}}}, "ra <- ra is a circle"),
+        ({"generators": {"ra": {"size": "3b"}}}, "generators.ra.size: input should be 'tiny'"),
+        ({"generators": {"ra": {"width": None}}}, "needs `size`, or `layers`, `width` and `heads`"),
+        ({"generators": {"ra": {"heads": 7}}}, "width 64 must be 7 heads of an even size"),
+        (
             {"sources": [{"name": "x", "paths": ["x"], "role": "evaluation"}]},
             "role evaluation needs a `set`",
         ),

@@ -82,3 +82,26 @@ def test_a_memory_has_its_own_share_or_that_of_all() -> None:
     }
     assert shares == {"restricted": 0.25, "extended": 0.25, "half": 0.5, "whole": 1.0}
     assert "retrieve_contexts[evaluation, half]" in steps
+
+
+def test_a_generator_that_is_started_from_comes_first() -> None:
+    generators = {"ra": {"start_from": "vanilla"}, "third": {"start_from": "ra"}}
+    base = smoke().model_dump()
+    base["generators"]["third"] = base["generators"]["ra"]
+    run = validated(deep_merge(base, {"generators": generators}), name="test")
+    steps = dag_of(run, as_selection([]), FetchSettings()).steps
+    trained = [step for step in steps if step.kind == "generator"]
+    assert [step.label for step in trained] == [
+        "train_generator[vanilla]",
+        "train_generator[ra]",
+        "train_generator[third]",
+    ]
+    assert [step.needs[4:] for step in trained] == [
+        (),
+        ("train_generator[vanilla]",),
+        ("train_generator[ra]",),
+    ]
+    seen: set[str] = set()
+    for step in steps:
+        assert set(step.needs) <= seen, step.label
+        seen.add(step.label)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from pipelines.config import deep_merge
 from pipelines.errors import Diverged, PoisonedShards, UsageError
 from pipelines.models import device, load_generator, load_text_tokenizer
 from pipelines.records import examples_of, image_png
@@ -797,3 +798,108 @@ def test_weights_of_inception_are_known_by_their_digest():
     assert one.canonical()["inception"] == {"sha256": digest}
     assert score_generations.Config.model_validate(one.model_dump()) == one
     assert score_generations.Config().canonical()["inception"] is None
+
+
+# --- size, start, switches ----------------------------------------------------------------------
+
+
+def _trained(world, changes, *, start=None, **inputs):
+    """One generator of few steps, with some of the config and of the inputs changed."""
+    values = deep_merge(_config(2, steps=2).model_dump(), changes)
+    given = {
+        "train": world["examples"]["train"],
+        "validation": world["examples"]["validation"],
+        "text_tokenizer": world["text"],
+        "image_tokenizer": world["images"],
+    }
+    given |= inputs | ({} if start is None else {"start": start})
+    config = train_generator.Config.model_validate(values)
+    return world["publish"](train_generator.TrainGenerator(), config, given, "train_generator")
+
+
+def _weights(world, manifest):
+    loaded = load_generator(Reader(world["store"]).files(Selection.of(manifest)))
+    return loaded.model, loaded.model.state_dict()
+
+
+def test_a_size_is_a_shape_and_what_is_given_wins(world):
+    none = dict.fromkeys(("layers", "width", "heads", "init_std"))
+    made = _trained(world, {"size": "tiny", **none, "positions": "rope", "layers": 1})
+    shape = _weights(world, made)[0].config
+    assert (shape.layers, shape.width, shape.heads) == (1, 96, 3)
+    assert (shape.activation, shape.init_std, shape.max_length) == ("relu", 0.1, 512)
+    assert shape.num_slots == 3
+
+
+def test_a_generator_starts_from_the_weights_of_another(world, generators):
+    """With no learning to speak of, they are those weights, apart from slots that are new."""
+    start = generators["vanilla"]
+    fit = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    made = _trained(world, {"fit": fit}, start=start)
+    (old, before), (new, after) = _weights(world, start), _weights(world, made)
+    assert (old.config.num_slots, new.config.num_slots) == (1, 3)
+    for name, value in before.items():
+        other = after[name][:1] if name == "slots.weight" else after[name]
+        torch.testing.assert_close(other, value, atol=1e-6, rtol=0)
+    fresh = _weights(world, _trained(world, {"fit": fit}))[1]
+    assert not torch.allclose(fresh["tokens.weight"], after["tokens.weight"], atol=1e-2)
+    assert [one.artifact_id for one in made.inputs if one.name == "start"] == [start.artifact_id]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"width": 48}, r"they differ in width \(48 here, 24 there\), ffn_width .*; give both"),
+        ({"positions": "rope"}, r"they differ in positions \(rope here, document there\)"),
+        ({"num_sentinels": 20}, "they differ in vocabulary"),
+        ({"stream": {"max_text_tokens": 13}}, r"max_text_tokens differ \(13, 12\)"),
+    ],
+)
+def test_a_start_of_another_shape_is_refused(world, generators, changes, said):
+    start = generators["vanilla"]
+    with pytest.raises(UsageError, match=said) as caught:
+        _trained(world, changes, start=start)
+    assert f"cannot start from generator {start.artifact_id[:12]}: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["text_tokenizer", "image_tokenizer"])
+def test_a_start_of_another_tokenizer_is_refused_by_both_ids(world, generators, name):
+    captions = [f"other words {n}" for n in range(40)]
+    other = {
+        "text_tokenizer": lambda folder: _write_text(
+            folder, TextTokenizer.train(captions, vocab_size=280)
+        ),
+        "image_tokenizer": lambda folder: _write_vqgan(
+            folder, _tokenizer([dict(r, pixels=255 - r["pixels"]) for r in _documents()])
+        ),
+    }[name]
+    made = world["publish"](Given(name, other), StageConfig(), {}, f"another {name}")
+    old = {"text_tokenizer": world["text"], "image_tokenizer": world["images"]}[name]
+    if made.artifact_id == old.artifact_id:  # what Given makes is no part of its id
+        made = replace(made, shards=tuple(replace(s, row_digest="other") for s in made.shards))
+    with pytest.raises(UsageError, match=f"trained with {name} {old.artifact_id[:12]}, this one"):
+        _trained(world, {}, start=generators["vanilla"], **{name: made})
+
+
+def test_recomputed_activations_and_packed_rows_train_alike(world):
+    """The losses agree to rounding; the batches shown are the same."""
+    stream = {"k_per_batch": False}
+    plain = _trained(world, {"stream": stream})
+    packed = stream | {"pack_length": 300}
+    switched = _trained(world, {"stream": packed, "checkpoint_activations": True})
+    reader = Reader(world["store"])
+    shown = [
+        reader.tables(made.tables("training_batches")).to_pylist() for made in (plain, switched)
+    ]
+    assert shown[0] == shown[1]
+    logs = [
+        {
+            (row["step"], row["split"], row["metric"]): row["value"]
+            for row in reader.tables(made.tables("training_log")).to_pylist()
+            if row["metric"].startswith(("loss", "main", "context", "image", "caption"))
+        }
+        for made in (plain, switched)
+    ]
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    assert len(logs[0]) > 8

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from racm3.generator.attention import Attention, rotate
+from racm3.generator.attention import Attention, pick, rotate
 from racm3.generator.config import GeneratorConfig
+from racm3.sequence.packing import samples_of
 
 
 def reference(attention, x):
@@ -46,3 +47,39 @@ def test_rotating_in_parts_is_rotating_at_once():
     x = torch.randn(1, 2, 9, 6, generator=torch.Generator().manual_seed(0))
     parts = torch.cat([rotate(x[:, :, :4], 3), rotate(x[:, :, 4:], 7)], 2)
     torch.testing.assert_close(rotate(x, 3), parts)
+
+
+@pytest.mark.parametrize("rope", [False, True])
+def test_packed_attention_is_that_of_a_mask_by_sample(rope):
+    torch.manual_seed(0)
+    config = GeneratorConfig(layers=1, width=12, heads=3, positions="rope" if rope else "sequence")
+    attention, rows = Attention(config, 0), [[4, 3], [7], [2, 2, 2]]
+    x, samples = torch.randn(3, 7, 12), samples_of(rows, 7)
+    number = torch.tensor([[i for i, n in enumerate(row) for _ in range(n)] for row in
+                           [[4, 3], [7], [2, 2, 2, 1]]])  # fmt: skip
+    allowed = (number[:, :, None] == number[:, None]) & torch.ones(7, 7, dtype=torch.bool).tril()
+    q, k, v = attention.qkv(x).view(3, 7, 3, 3, 4).unbind(2)
+    if rope:
+        turned = [[rotate(one[None, None], int(start))[0, 0] for one, start in
+                   zip(part.unbind(0), samples.offsets.flatten(), strict=True)]
+                  for part in (q.reshape(21, 3, 1, 4), k.reshape(21, 3, 1, 4))]  # fmt: skip
+        q, k = (torch.stack(part).view(3, 7, 3, 4) for part in turned)
+    scores = torch.einsum("bthd,bshd->bhts", q, k) / 2
+    weights = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(-1)
+    expected = attention.out(torch.einsum("bhts,bshd->bthd", weights, v).reshape(3, 7, 12))
+    with torch.no_grad():
+        found = attention(x, None, samples)
+    held = torch.ones(21, dtype=torch.bool)
+    held[samples.padding] = False
+    torch.testing.assert_close(found.view(21, 12)[held], expected.view(21, 12)[held])
+
+
+def test_a_picked_gradient_is_the_one_that_is_added_up():
+    index, back, unread = torch.tensor([2, 0, 3, 0]), torch.tensor([1, 0, 0, 2]), torch.tensor([1])
+    weight = torch.tensor([[1.0], [2.0], [3.0], [0.0]])  # the last output counts for nothing
+    gradients = []
+    for reads in (lambda x: x.index_select(0, index), lambda x: pick(x, index, back, unread)):
+        x = torch.arange(8.0).view(4, 2).requires_grad_()
+        (reads(x).square() * weight).sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)

@@ -27,3 +27,10 @@ def test_rows_add_up_and_length_costs_more_than_its_share():
 def test_one_token_costs_six_flops_a_weight_and_its_attention():
     expected = 6 * block_weights(CONFIG) + 6 * 24 * 50 + 12 * 3 * 24
     assert training_flops(CONFIG, rows=1, length=1, predictions=1, vocabulary_size=50) == expected
+
+
+def test_packed_rows_pay_for_the_attention_of_their_samples():
+    size = {"rows": 2, "length": 30, "predictions": 50, "vocabulary_size": 50}
+    apart = training_flops(CONFIG, **size, attended=30**2 + 20**2 + 10**2)
+    assert training_flops(CONFIG, **size) - apart == 12 * 3 * 24 * (2 * 30**2 - 1400)
+    assert training_flops(CONFIG, **size, attended=2 * 30**2) == training_flops(CONFIG, **size)

@@ -115,9 +115,7 @@ def test_alpha_0_is_the_loss_without_contexts(cases):
         batch, logits = case(rng, 0.0)
         parts = weighted_loss(logits, batch)
         main = batch.is_main & (batch.weights > 0)
-        without = Batch(
-            **{f.name: getattr(batch, f.name)[main][None] for f in dataclasses.fields(batch)}
-        )
+        without = batch.each(lambda tensor, main=main: tensor[main][None])
         alone = weighted_loss(logits[main][None], without)
         assert without.is_main.all()
         assert set(without.weights.tolist()[0]) == {1.0}
@@ -192,12 +190,7 @@ def test_means_are_of_the_parts_that_occur():
 def test_padding_changes_nothing(cases):
     for rng in cases:
         batch, logits = case(rng, 0.1)
-        padded = Batch(
-            **{
-                field.name: torch.nn.functional.pad(getattr(batch, field.name), (0, 7))
-                for field in dataclasses.fields(batch)
-            }
-        )
+        padded = batch.each(lambda tensor: torch.nn.functional.pad(tensor, (0, 7)))
         longer = torch.nn.functional.pad(logits, (0, 0, 0, 7), value=3.0)
         here, there = weighted_loss(logits, batch), weighted_loss(longer, padded)
         assert torch.allclose(there.loss, here.loss)
@@ -218,10 +211,7 @@ def test_ranks_with_a_shared_denominator_average_to_the_whole():
     batch = batch_of(samples(rng)[:1] + samples(rng)[:1], 0.1)
     logits = logits_of(batch, rng)
     whole = weighted_loss(logits, batch).loss
-    rows = [
-        Batch(**{f.name: getattr(batch, f.name)[r : r + 1] for f in dataclasses.fields(batch)})
-        for r in range(2)
-    ]
+    rows = [batch.each(lambda tensor, r=r: tensor[r : r + 1]) for r in range(2)]
     shared = sum(row.num_main_tokens for row in rows) / 2
     losses = [
         weighted_loss(logits[r : r + 1], row, denominator=shared).loss for r, row in enumerate(rows)

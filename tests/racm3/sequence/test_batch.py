@@ -52,11 +52,37 @@ def test_every_label_is_the_next_id_and_brings_what_belongs_to_it(cases):
 
 def test_types_are_those_promised():
     batch = Batch.of_rows([row(4)], pad_id=0)
-    kinds = {f.name: getattr(batch, f.name).dtype for f in dataclasses.fields(batch)}
+    assert batch.samples is None
+    names = [field.name for field in dataclasses.fields(batch) if field.name != "samples"]
+    kinds = {name: getattr(batch, name).dtype for name in names}
     integers = ("input_ids", "labels", "places", "next_places", "slots", "positions")
     assert all(kinds.pop(name) == torch.int64 for name in integers)
     assert kinds == {"weights": torch.float32, "is_main": torch.bool, "modality": torch.int8}
     assert torch.equal(batch.to("cpu").labels, batch.labels)
+
+
+def test_packed_rows_hold_the_same_samples_side_by_side():
+    rows = [row(4), row(3, 20), row(6, 40), row(2, 60)]
+    alone, packed = Batch.of_rows(rows, pad_id=0), Batch.packed(rows, length=7, pad_id=0)
+    assert packed.input_ids.tolist() == [[40, 41, 42, 43, 44, 60], [5, 6, 7, 20, 21, 0]]
+    assert packed.labels.tolist() == [[41, 42, 43, 44, 45, 61], [6, 7, 8, 21, 22, 0]]
+    assert packed.samples is not None
+    assert packed.samples.offsets.tolist() == [[0, 1, 2, 3, 4, 0], [0, 1, 2, 0, 1, 0]]
+    assert packed.samples.padding_share == 1 / 12
+    assert packed.num_tokens == alone.num_tokens
+    assert packed.num_main_tokens == alone.num_main_tokens
+    for name in ("weights", "is_main", "modality", "places", "next_places", "slots"):
+        one, other = getattr(alone, name), getattr(packed, name)
+        assert torch.equal(one[alone.labels > 0].sort()[0], other[packed.labels > 0].sort()[0])
+    moved = packed.to("cpu")
+    assert moved.samples is not None
+    assert torch.equal(moved.samples.put, packed.samples.put)
+    assert packed.each(lambda tensor: tensor[:1]).samples is None
+
+
+def test_a_sample_that_does_not_fit_a_row_is_refused_and_never_cut():
+    with pytest.raises(ValueError, match="5 tokens does not fit a row of 4"):
+        Batch.packed([row(3), row(6)], length=4, pad_id=0)
 
 
 def test_digest_sees_ids_and_where_rows_end():
@@ -77,3 +103,5 @@ def test_what_is_misread_is_an_input_and_no_label():
 def test_no_rows_are_no_batch():
     with pytest.raises(ValueError, match="at least one row"):
         Batch.of_rows([], pad_id=0)
+    with pytest.raises(ValueError, match="at least one row"):
+        Batch.packed([], length=9, pad_id=0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,9 +45,9 @@ def examples(n=12):
     ]
 
 
-def make():
+def make(positions="document"):
     config = GeneratorConfig(
-        layers=2, width=36, heads=3, positions="document", num_places=LAYOUT.places.size
+        layers=2, width=36, heads=3, positions=positions, num_places=LAYOUT.places.size
     )
     return Generator(config, LAYOUT.vocabulary, generator=torch.Generator().manual_seed(0))
 
@@ -103,13 +105,55 @@ def test_training_learns_to_copy_and_wrong_contexts_hurt():
     assert score.low <= score.value <= score.high
 
 
+@pytest.mark.parametrize("positions", ["document", "rope", "sequence"])
+def test_packed_rows_have_the_loss_and_the_gradient_of_samples_alone(positions):
+    changes = {"k_per_batch": False, "max_length": 120}
+    alone = replace(STREAM, **changes)
+    model, data = make(positions), examples()
+    for step in range(6):
+        seen = []
+        for config in (alone, replace(alone, pack_length=150), replace(alone, pack_length=4000)):
+            task = GeneratorTask(model, data, layout=LAYOUT, config=config, seed=2)
+            loss, numbers = task.loss(step, rank=0, world_size=1)
+            model.zero_grad()
+            loss.backward()
+            gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+            seen.append((loss.item(), gradient, numbers, task.step_flops(step)))
+        (loss, gradient, numbers, flops), *others = seen
+        assert "padding" not in numbers
+        for other in others:
+            assert other[0] == pytest.approx(loss, rel=1e-5)
+            torch.testing.assert_close(other[1], gradient, atol=1e-5, rtol=1e-4)
+            assert other[2]["main_image"] == pytest.approx(numbers["main_image"], rel=1e-5)
+        assert seen[2][3] <= seen[1][3] < flops  # less padding, less to compute
+        assert seen[2][2]["padding"] == (0.0, seen[2][2]["tokens"])
+
+
+def test_packed_training_goes_as_training_on_samples_alone():
+    data = examples()
+    config = FitConfig(steps=12, learning_rate=1e-3, warmup_steps=3, log_every=1)
+    logs = []
+    for length in (None, 150):
+        stream = replace(STREAM, k_per_batch=False, max_length=120, pack_length=length)
+        validation = Validation(examples=data, layout=LAYOUT, pool=[e.main for e in data])
+        task = GeneratorTask(make(), data, layout=LAYOUT, config=stream, seed=0)
+        logs.append(fit(task, config, validate=validation).log)
+    for alone, packed in zip(*logs, strict=True):
+        names = alone.metrics.keys() - {"tokens"}
+        assert {name: packed.metrics[name] for name in names} == pytest.approx(
+            {name: alone.metrics[name] for name in names}, rel=1e-4
+        )
+
+
 @pytest.mark.gpu
-def test_cuda_trains_as_the_cpu_does():
+@pytest.mark.parametrize("pack_length", [None, 150])
+def test_cuda_trains_as_the_cpu_does(pack_length):
     data, config = examples(), FitConfig(steps=12, learning_rate=1e-3, warmup_steps=3, log_every=1)
     validation = Validation(examples=data, layout=LAYOUT, pool=[e.main for e in data], seed=1)
+    stream = replace(STREAM, pack_length=pack_length, k_per_batch=pack_length is None)
     logs = []
     for device in ("cpu", "cuda"):
-        task = GeneratorTask(make().to(device), data, layout=LAYOUT, config=STREAM, seed=0)
+        task = GeneratorTask(make().to(device), data, layout=LAYOUT, config=stream, seed=0)
         logs.append(fit(task, config, validate=validation).log)
     assert [row.split for row in logs[0]] == [row.split for row in logs[1]]
     for here, there in zip(*logs, strict=True):
