@@ -197,6 +197,7 @@ _DEFINED = (
             "memory",
             "k",
             "contexts",
+            "box",
             "sampler",
             "seed",
             "output_tokens",
@@ -206,6 +207,7 @@ _DEFINED = (
             "candidate_scores",
         ),
         "What a generator wrote, and everything that made it write that.",
+        version=2,
     ),
     _table(
         "scores",

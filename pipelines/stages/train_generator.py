@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.errors import UsageError
+from pipelines.made_with import check_together
 from pipelines.models import (
     load_image_tokenizer,
     load_text_tokenizer,
@@ -90,6 +91,7 @@ class TrainGenerator(FitStage[Config]):
         from racm3.training.fit import fit
 
         pin_threads(workspace.threads)
+        _check_tokenizers(inputs, reader)
         train = _read(reader, inputs["train"], "train")
         validation = _read(reader, inputs["validation"], "validation")
         layout, images = _layout(config, inputs, reader)
@@ -118,6 +120,13 @@ class TrainGenerator(FitStage[Config]):
             rows_out=len(train),
             facts=_facts(result, model),
         )
+
+
+def _check_tokenizers(inputs: Inputs, reader: Reader) -> None:
+    """Refuses examples that other tokenizers made, naming both artifacts."""
+    for kind in ("text_tokenizer", "image_tokenizer"):
+        for role in ("train", "validation"):
+            check_together(reader.store, inputs[role].manifest, inputs[kind].manifest, kind)
 
 
 def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:

@@ -5,7 +5,8 @@ codes lie on several rows of the grid, row-major: they are no single span. Two w
 
 * `bridged`: one span from the first to the last of them, in which the codes beside the box are
   known and only read. Training masks one span of an image at a time (`objective.spans`), so this
-  is what a generator has seen; it needs one sentinel whatever the box.
+  is what a generator has seen; it needs one sentinel whatever the box. Measured on held-out emoji:
+  .3 to 2 nats a code less than `row_spans` (a small CM3 of 80 seconds, six boxes, 200 documents).
 * `row_spans`: a span for each row, each with a sentinel of its own. All that is around the box is
   read before it is filled; a generator has seen few samples of several spans, and there are only so
   many sentinels (CM3: 16).
@@ -16,9 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
+
+import numpy as np
 
 Span = tuple[int, int]
 """Half-open, of grid indices."""
+
+BoxRule = Literal["lower_half", "right_half", "centre", "seeded"]
+"""Which box: a half, the middle of half the sides, or one of half the sides at a drawn place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,11 @@ class Box:
                 f"The box {self.left},{self.top},{self.right},{self.bottom} is empty or begins "
                 "outside the image: give left,top,right,bottom with left < right, top < bottom."
             )
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom."""
+        return self.left, self.top, self.right, self.bottom
 
     def codes(self, *, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, ...]:
         """Grid indices of the codes that the box touches, row-major, ascending.
@@ -65,6 +77,23 @@ class Box:
 def _touched(low: int, high: int, pixels: int, codes: int) -> range:
     """Codes that the pixels [low, high) touch, along one side."""
     return range(low * codes // pixels, -(-high * codes // pixels))
+
+
+def box_by_rule(rule: BoxRule, *, size: tuple[int, int], generator: np.random.Generator) -> Box:
+    """The box of a rule in an image of `size` (height, width), pixels, each at least 2."""
+    height, width = size
+    tall, wide = height // 2, width // 2
+    if rule == "lower_half":
+        return Box(0, tall, width, height)
+    if rule == "right_half":
+        return Box(wide, 0, width, height)
+    left, top = wide // 2, tall // 2
+    if rule == "seeded":
+        left, top = (
+            int(generator.integers(width - wide + 1)),
+            int(generator.integers(height - tall + 1)),
+        )
+    return Box(left, top, left + wide, top + tall)
 
 
 def bridged(hole: Sequence[int]) -> list[Span]:
