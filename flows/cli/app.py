@@ -21,6 +21,10 @@ app.command("status")(look.status)
 app.command("show")(look.show)
 app.command("lineage")(look.lineage)
 app.command("generate")(ask.generate)
+app.command("caption")(ask.caption)
+app.command("infill")(ask.infill)
+app.command("edit")(ask.edit)
+app.command("demonstrate")(ask.demonstrate)
 app.command("deploy")(serve.deploy)
 
 
