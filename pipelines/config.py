@@ -59,6 +59,9 @@ class MemoryConfig(StageConfig):
     evaluates: tuple[str, ...] | None = Field(
         None, description="evaluation sets scored against it; none: all"
     )
+    share: float | None = Field(
+        None, gt=0, le=1, description="of their documents, as `memory.share`; none: that"
+    )
 
 
 class RunConfig(StageConfig):
@@ -181,6 +184,16 @@ class RunConfig(StageConfig):
                     f"generators.{name}.stream.max_text_tokens must equal max_text_tokens "
                     f"({self.max_text_tokens})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_agree(self) -> RunConfig:
+        side, read = self.normalize.image_size, self.image_tokenizer.image_size
+        if side is not None and side != read:
+            raise ValueError(
+                f"normalize.image_size {side} must equal the image tokenizer's {read} pixels: "
+                "what it writes is compared with the documents pixel by pixel"
+            )
         return self
 
     @property

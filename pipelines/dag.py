@@ -193,11 +193,12 @@ class _Maker:
             ),
         ]
         for name, memory in config.memories.items():
+            share = config.memory.share if memory.share is None else memory.share
             steps.append(
                 _step(
                     f"build_memory[{name}]",
                     BuildMemory(),
-                    config.memory,
+                    config.memory.model_copy(update={"share": share}),
                     ("embed_documents",),
                     selected("embeddings", "embed_documents", role=memory.roles),
                     "build_memory",

@@ -17,14 +17,16 @@ from pipelines.models import (
     load_image_tokenizer,
     load_text_tokenizer,
 )
+from pipelines.records import modality_of
 from pipelines.runtime.catalog import find_manifest, read_ref, resolve
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import Store
 from storage_schemas.manifest import Manifest
 
 if TYPE_CHECKING:
+    from racm3.document import ContextModality
     from racm3.encoder.base import MultimodalEncoder
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.text_tokenizer import TextTokenizer
 
 __all__ = ["Artifacts", "only_namespace"]
@@ -117,15 +119,20 @@ class Artifacts:
         """The generator's."""
         return self._own("image_tokenizer")
 
-    def _own(self, kind: str) -> Manifest:
-        (ref,) = [one for one in self.generator.inputs if one.name == kind]
+    def _own(self, name: str) -> Manifest:
+        (ref,) = [one for one in self.generator.inputs if one.name == name]
         found = find_manifest(self.store, ref.kind, ref.artifact_id)
         if found is None:
             raise FoundWrong(
-                f"generator {self.generator.artifact_id}: its {kind} {ref.artifact_id} is gone "
-                "from the store; restore it"
+                f"generator {self.generator.artifact_id}: its {ref.kind} {ref.artifact_id} is "
+                "gone from the store; restore it"
             )
         return found
+
+    @cached_property
+    def context_modality(self) -> ContextModality:
+        """What the contexts showed that the generator was trained with."""
+        return modality_of(self._own("train"))
 
     @cached_property
     def embeddings(self) -> Manifest:
@@ -167,7 +174,7 @@ class Artifacts:
         return load_text_tokenizer(self.files(self.text_tokenizer))
 
     @cached_property
-    def images(self) -> VQGAN:
+    def images(self) -> ImageTokenizer:
         """Pixels to codes and back."""
         return load_image_tokenizer(self.files(self.image_tokenizer))
 

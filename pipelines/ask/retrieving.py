@@ -48,7 +48,7 @@ def contexts_for(
     pixels: NDArray[np.uint8] | None = None,
     without: str | None = None,
 ) -> list[FedContext]:
-    """At most k contexts, by a caption or else by an image; none where there is no memory.
+    """At most k contexts, best first, by a caption or else by an image; none without a memory.
 
     Args:
         artifacts: that the memory is among.
@@ -68,13 +68,14 @@ def contexts_for(
     hits = _retriever(artifacts, k + 1).retrieve(vectors).selections[0].contexts
     chosen = [hit for hit in hits if hit.document_id != without][:k]
     rows = documents_by_id(artifacts, [hit.document_id for hit in chosen])
-    return [_of_row(rows[hit.document_id], float(hit.score)) for hit in chosen]
+    return [_of_row(artifacts, rows[hit.document_id], float(hit.score)) for hit in chosen]
 
 
 def fed(artifacts: Artifacts, given: Given) -> FedContext:
     """What somebody gave, as a context; a picture without a caption has an empty one."""
     if given.document_id is not None:
-        return _of_row(documents_by_id(artifacts, [given.document_id])[given.document_id], None)
+        row = documents_by_id(artifacts, [given.document_id])[given.document_id]
+        return _of_row(artifacts, row, None)
     caption = given.caption or ""
     text = tuple(artifacts.text.encode(caption))
     return FedContext(
@@ -84,7 +85,7 @@ def fed(artifacts: Artifacts, given: Given) -> FedContext:
         url=None,
         score=None,
         sha256=given.sha256,
-        tokens=DocumentTokens(text=text, image=given.codes),
+        tokens=DocumentTokens(text=text, image=given.codes).showing(artifacts.context_modality),
     )
 
 
@@ -101,12 +102,13 @@ def _retriever(artifacts: Artifacts, k: int) -> Any:
         memory_of(artifacts.reader.tables(artifacts.memory.tables("memory")), files),
         FaissIndex.load(files[INDEX]),
         replace(SelectionConfig(**recipe["selection"]), max_contexts=k),
-        first_candidates=recipe["first_candidates"],
+        first_candidates=min(recipe["first_candidates"], recipe["max_candidates"]),
+        max_candidates=recipe["max_candidates"],
         rescore=recipe["rescore"],
     )
 
 
-def _of_row(row: Mapping[str, Any], score: float | None) -> FedContext:
+def _of_row(artifacts: Artifacts, row: Mapping[str, Any], score: float | None) -> FedContext:
     return FedContext(
         document_id=row["document_id"],
         caption=row["caption"],
@@ -114,5 +116,5 @@ def _of_row(row: Mapping[str, Any], score: float | None) -> FedContext:
         url=row["url"],
         score=score,
         sha256=None,
-        tokens=row["tokens"],
+        tokens=row["tokens"].showing(artifacts.context_modality),
     )

@@ -15,9 +15,11 @@ from pipelines.ask.retrieving import FedContext, contexts_for, fed
 from pipelines.errors import UsageError
 from pipelines.generation.ranking import ClipRanker, Rank, picture
 from pipelines.models import pin_threads
+from pipelines.records import order_of
 from pipelines.runtime.store import Store
 from racm3.sampling.decode import SamplingConfig
 from racm3.sampling.holes import Box
+from racm3.sequence.order import context_order
 
 if TYPE_CHECKING:
     from racm3.sampling.candidates import Chosen
@@ -210,7 +212,12 @@ class Session:
         """Fills in what the memory says, and why it is less than was asked for."""
         held, wanted = self.artifacts.memory, self.settings.k
         k = min(wanted, self.artifacts.max_contexts)
-        asked.contexts = contexts_for(self.artifacts, k=k, **query)
+        found = contexts_for(self.artifacts, k=k, **query)
+        order, chance = (
+            order_of(self.artifacts.generator),
+            np.random.default_rng(self.settings.seed),
+        )
+        asked.contexts = [found[rank] for rank in context_order(len(found), order, chance)]
         if k < wanted and self.artifacts.max_contexts:
             asked.notes.append(
                 f"{wanted} contexts were asked for; this generator reads {k} at most"

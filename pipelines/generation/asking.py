@@ -17,7 +17,7 @@ on them: they are to be looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -61,7 +61,7 @@ class Asked:
     """One question."""
 
     contexts: tuple[DocumentTokens, ...]
-    """In the order fed."""
+    """Best first, or in the order picked."""
     context_ids: tuple[str, ...]
     text: tuple[int, ...] | None
     """Tokens of the caption given."""
@@ -71,6 +71,14 @@ class Asked:
     """Pixels that are drawn anew."""
     hole: tuple[int, ...] = ()
     """Their codes."""
+
+    def in_order(self, ranks: Sequence[int]) -> Asked:
+        """The same with its contexts in the order of these ranks."""
+        return replace(
+            self,
+            contexts=tuple(self.contexts[rank] for rank in ranks),
+            context_ids=tuple(self.context_ids[rank] for rank in ranks),
+        )
 
 
 def ask(example: Example, task: Task, k: int, canvas: Canvas) -> Asked | None:
@@ -101,7 +109,7 @@ def _edit(example: Example, k: int, canvas: Canvas) -> Asked | None:
     for side in ("image", "text"):
         found = _retrieved(example, side)
         for name, document in zip(*_parts(found), strict=True):
-            if document.text != example.main.text:
+            if document.text and document.text != example.main.text:
                 box, hole = _hole(canvas.edit, example, canvas)
                 return Asked(
                     contexts=(document,)[:k],

@@ -12,7 +12,7 @@ from pipelines.records import image_png
 
 if TYPE_CHECKING:
     from racm3.encoder.base import MultimodalEncoder
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sampling.tasks import Sampled
     from racm3.text_tokenizer import TextTokenizer
 
@@ -27,7 +27,9 @@ _BATCH = 64
 class ClipRanker:
     """Scores samples by how well caption and image agree; both of a sample are complete."""
 
-    def __init__(self, encoder: MultimodalEncoder, images: VQGAN, text: TextTokenizer) -> None:
+    def __init__(
+        self, encoder: MultimodalEncoder, images: ImageTokenizer, text: TextTokenizer
+    ) -> None:
         """Takes the encoder, and what brings tokens back to pixels and words."""
         self._encoder, self._images, self._text = encoder, images, text
 
@@ -43,7 +45,7 @@ class ClipRanker:
         return scores
 
 
-def painted(images: VQGAN, codes: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
+def painted(images: ImageTokenizer, codes: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
     """Pixels of images, each RGB uint8 (H, W, 3), of their codes, row-major."""
     import torch
 
@@ -54,6 +56,6 @@ def painted(images: VQGAN, codes: Sequence[Sequence[int]]) -> list[NDArray[np.ui
     return list(tensor_to_images(pixels))
 
 
-def picture(images: VQGAN, codes: Sequence[int]) -> bytes:
+def picture(images: ImageTokenizer, codes: Sequence[int]) -> bytes:
     """One image as PNG; it depends on no other (batches round otherwise)."""
     return image_png(painted(images, [codes])[0])

@@ -14,6 +14,7 @@ from racm3.document import DocumentTokens
 from racm3.metrics.bootstrap import paired_bootstrap
 from racm3.metrics.perplexity import ExampleNLL, example_nll, perplexity_score
 from racm3.metrics.score import Score
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import Example
 
 __all__ = ["Contender", "Protocol", "measure_perplexities"]
@@ -31,6 +32,8 @@ class Contender:
     name: str
     generator: LoadedGenerator
     reads_contexts: bool
+    order: ContextOrder = "best_first"
+    """Of the contexts that it is given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,11 +75,11 @@ def measure_perplexities(
             wrong = _wrong_contexts(len(some), pool, protocol)
             for task in TASKS:
                 for k in protocol.ks if contender.reads_contexts else (0,):
-                    nll = _nll(contender, some, task, k, None)
+                    nll = _nll(contender, some, task, k, None, protocol.seed)
                     measured[contender.name, task, k, memory if k else ""] = nll
                     tick(f"{contender.name}: {task} perplexity at K={k}, {memory}")
                 if contender.reads_contexts:
-                    nll = _nll(contender, some, task, protocol.k, wrong)
+                    nll = _nll(contender, some, task, protocol.k, wrong, protocol.seed)
                     measured[contender.name, task, protocol.k, WRONG] = nll
         _write(board, measured, *places[memory], protocol)
         _compare(board, measured, contenders, *places[memory], protocol, memory)
@@ -88,9 +91,18 @@ def _nll(
     task: Task,
     k: int,
     contexts: Sequence[Sequence[DocumentTokens]] | None,
+    seed: int,
 ) -> ExampleNLL:
-    model, layout = contender.generator.model, contender.generator.layout
-    return example_nll(model, examples, layout=layout, task=task, k=k, contexts=contexts)
+    return example_nll(
+        contender.generator.model,
+        examples,
+        layout=contender.generator.layout,
+        task=task,
+        k=k,
+        contexts=contexts,
+        order=contender.order,
+        seed=seed,
+    )
 
 
 def _wrong_contexts(

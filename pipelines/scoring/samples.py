@@ -50,6 +50,8 @@ class Answers:
     codes: NDArray[np.int64] | None = None
     """All samples of each prompt, [n, samples, h*w]."""
     captions: tuple[str, ...] | None = None
+    contexts: tuple[tuple[str, ...], ...] = ()
+    """Ids of the documents that each prompt was given; empty for what reads none."""
 
 
 def add_image_scores(

@@ -23,8 +23,9 @@ from pipelines.models import (
     load_image_tokenizer,
     load_text_tokenizer,
     pin_threads,
+    weights_digest,
 )
-from pipelines.records import examples_of
+from pipelines.records import examples_of, order_of
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
     Inputs,
@@ -35,16 +36,18 @@ from pipelines.runtime.stage import (
     StageConfig,
 )
 from racm3.encoder.clip import ClipSpec
+from racm3.retriever.query import document_generator
 from racm3.sampling.decode import SamplingConfig
 from racm3.sampling.holes import BoxRule
 from racm3.sampling.tasks import Filling
-from storage_schemas.fingerprint import canonical_json, digest_of, sha256_file
+from racm3.sequence.order import ContextOrder, context_order
+from storage_schemas.fingerprint import canonical_json, digest_of
 from storage_schemas.ids import generation_id
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
     from racm3.encoder.base import MultimodalEncoder
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sampling.candidates import Chosen
     from racm3.sampling.tasks import Sampled
     from racm3.text_tokenizer import TextTokenizer
@@ -68,6 +71,9 @@ class Config(StageConfig):
     model: str = Field("", description="name of the generator; a run fills it in")
     memory: str | None = Field(None, description="name of the memory; a run fills it in")
     k: int = Field(2, description="contexts put in front")
+    context_order: ContextOrder | None = Field(
+        None, description="of the contexts; none: as in training, best first where it shuffles"
+    )
     tasks: tuple[Task, ...] = ("image", "caption")
     images: SamplingConfig = Field(default_factory=SamplingConfig)
     captions: SamplingConfig = Field(default_factory=SamplingConfig)
@@ -123,7 +129,7 @@ class Generate(ShardStage[Config]):
     def environment(self, config: Config) -> str:
         """Weights given as a file are known by their digest, not by their path."""
         file = config.pretrained.pretrained if config.pretrained else None
-        return sha256_file(Path(file)) if file and Path(file).is_file() else ""
+        return weights_digest(file) if file and Path(file).is_file() else ""
 
     def plan(self, config: Config, inputs: Inputs, reader: Reader) -> list[ShardPlan]:
         """Chooses the prompts over all shards, then cuts them into pieces.
@@ -151,9 +157,11 @@ class Generate(ShardStage[Config]):
     def build(self, config: Config, whole: Inputs, reader: Reader) -> ShardFunction:
         """Loads the generator, both tokenizers and, where it ranks, the encoder once."""
         pin_threads()
+        trained = whole["generator"].manifest
         writer = _Writer(
             config,
-            artifact_id=whole["generator"].manifest.artifact_id,
+            order=config.context_order or order_of(trained),
+            artifact_id=trained.artifact_id,
             content=whole["generator"].content_digest,
             generator=load_generator(reader.files(whole["generator"])),
             images=load_image_tokenizer(reader.files(whole["image_tokenizer"])),
@@ -220,14 +228,16 @@ class _Writer:
         self,
         config: Config,
         *,
+        order: ContextOrder,
         artifact_id: str,
         content: str,
         generator: LoadedGenerator,
-        images: VQGAN,
+        images: ImageTokenizer,
         text: TextTokenizer,
         encoder: MultimodalEncoder | None,
     ) -> None:
-        self.config, self.artifact_id, self.content = config, artifact_id, content
+        self.config, self.order = config, order
+        self.artifact_id, self.content = artifact_id, content
         self.generator, self.images, self.text = generator, images, text
         self.ranker = ClipRanker(encoder, images, text) if encoder is not None else None
         self.canvas = Canvas(
@@ -246,7 +256,7 @@ class _Writer:
         for task in self.config.tasks:
             asked: list[tuple[Example, Mapping[str, Any], Asked]] = []
             for example, place in zip(examples, places, strict=True):
-                one = ask(example, task, self.config.k, self.canvas)
+                one = self._ask(example, task)
                 asked += [(example, place, one)] if one is not None else []
             count = _samples(self.config, task)
             missing += count * (len(examples) - len(asked))
@@ -257,6 +267,14 @@ class _Writer:
                 rows.append(self._row(task, example, place, one, seed, chosen))
         written = pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
         return written, {NO_OTHER_DOCUMENT: missing} if missing else {}
+
+    def _ask(self, example: Example, task: Task) -> Asked | None:
+        """The question; what was retrieved for a prompt stands in the generator's order."""
+        asked = ask(example, task, self.config.k, self.canvas)
+        if asked is None or task in ("edit", "demonstrate"):
+            return asked
+        shuffle = document_generator(self.config.seed, example.document_id)
+        return asked.in_order(context_order(len(asked.contexts), self.order, shuffle))
 
     def _draw(self, task: Task, asked: Sequence[Asked], seeds: Sequence[int]) -> list[Chosen]:
         """The candidates of each question, and which is kept."""

@@ -12,11 +12,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.models import load_encoder, load_generator, load_image_tokenizer, pin_threads
-from pipelines.records import examples_of, image_array, samples_of
+from pipelines.records import (
+    KEPT,
+    context_pool,
+    examples_of,
+    image_array,
+    order_of,
+    rows_of,
+    samples_of,
+)
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.scoring.board import Board, Place, Slice, slices_of
+from pipelines.scoring.copying import add_copy_rates, fed_documents
 from pipelines.scoring.perplexities import Contender, Protocol, measure_perplexities
+from pipelines.scoring.retrieval import add_recall, counterparts
 from pipelines.scoring.samples import (
     Answers,
     Truth,
@@ -24,9 +34,11 @@ from pipelines.scoring.samples import (
     add_image_scores,
     add_ratios,
 )
+from racm3.document import DocumentTokens
 from racm3.encoder.base import MultimodalEncoder
 from racm3.metrics.copy_rows import copy_top
 from racm3.metrics.score import Score
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import Example
 
 __all__ = ["Config", "ScoreGenerations"]
@@ -40,6 +52,9 @@ class Config(StageConfig):
 
     ks: tuple[int, ...] = Field((0, 1, 2), description="contexts at which perplexity is measured")
     k: int = Field(2, description="contexts at which models are compared")
+    context_order: ContextOrder | None = Field(
+        None, description="of the contexts; none: as in training, best first where it shuffles"
+    )
     baseline: str = Field("vanilla", description="generator that the others are compared with")
     seed: int = 0
     resamples: int = Field(2000, description="draws of the bootstrap")
@@ -69,7 +84,7 @@ class ScoreGenerations(FitStage[Config]):
             work.contenders(),
             work.examples,
             work.places,
-            [e.main for e in examples_of(reader.tables(inputs["train"].tables("examples")))],
+            work.wrong_contexts(),
             Protocol(
                 ks=config.ks,
                 k=config.k,
@@ -80,6 +95,7 @@ class ScoreGenerations(FitStage[Config]):
             work.tick,
         )
         work.add_samples(board)
+        work.add_recall(board)
         work.add_compute(board)
         table = board.table()
         return FitOutput(tables={"scores": table}, rows_in=table.num_rows, rows_out=table.num_rows)
@@ -108,6 +124,11 @@ class _Work:
         total = 14 * len(self.examples) + len(self._named("generations."))
         self.workspace.report(min(self._ticks, total), total, note)
 
+    def wrong_contexts(self) -> list[DocumentTokens]:
+        """Training documents, of which some are drawn as wrong contexts."""
+        train = self.inputs["train"]
+        return context_pool(train, examples_of(self.reader.tables(train.tables("examples"))))
+
     def contenders(self) -> list[Contender]:
         """All generators."""
         found = []
@@ -118,6 +139,7 @@ class _Work:
                     name=name.removeprefix("generator."),
                     generator=load_generator(self.reader.files(selection)),
                     reads_contexts=selection.manifest.config["stream"]["max_k"] > 0,
+                    order=self.config.context_order or order_of(selection.manifest),
                 )
             )
         return found
@@ -141,12 +163,13 @@ class _Work:
     def add_samples(self, board: Board) -> None:
         """Scores of drawn images and written captions, copy rows, the tokenizer's floor."""
         scorer: MultimodalEncoder = load_encoder(self.reader.files(self.inputs["scorer"]))
-        documents = self._documents()
+        answered = {name: self._answers(name) for name in self._named("generations.")}
+        every = [part for parts in answered.values() for part in parts]
+        documents = self._documents(fed_documents(every))
         truth = self._truth(documents, scorer)
         seed = self.config.seed
         drawn: dict[str, list[tuple[Answers, NDArray[np.float64]]]] = {}
-        for name in self._named("generations."):
-            answers = self._answers(name)
+        for name, answers in answered.items():
             for part in answers:
                 accuracy = add_image_scores(board, part, truth, scorer, seed=seed)
                 add_caption_scores(board, part, truth)
@@ -160,20 +183,31 @@ class _Work:
         for part in [*self._copies(documents), *self._floor(truth)]:
             add_image_scores(board, part, truth, scorer, seed=seed)
             add_caption_scores(board, part, truth)
+        examples = [example for some in self.examples.values() for example in some]
+        add_copy_rates(board, every, examples, documents, truth, scorer)
+
+    def add_recall(self, board: Board) -> None:
+        """Whether the memories' contexts are of the concept that is asked for."""
+        columns = ["document_id", "concept", "role", "outcome"]
+        table = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
+        asked = {place.cluster for places, _ in self.places.values() for place in places}
+        found = counterparts(table, asked)
+        for memory, examples in self.examples.items():
+            add_recall(board, examples, *self.places[memory], found, memory=memory)
 
     def _named(self, prefix: str) -> list[str]:
         return sorted(name for name in self.inputs if name.startswith(prefix))
 
-    def _documents(self) -> Mapping[str, dict[str, Any]]:
+    def _documents(self, fed: set[str]) -> Mapping[str, dict[str, Any]]:
         columns = ["document_id", "caption", "image", "outcome"]
         table = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
-        wanted = {e.document_id for some in self.examples.values() for e in some}
+        wanted = fed | {e.document_id for some in self.examples.values() for e in some}
         wanted |= {
             i for s in self.examples.values() for e in s for q in e.queries
             for i in q.document_ids[:1]
         }  # fmt: skip
-        rows = table.filter(pa.array([i in wanted for i in table["document_id"].to_pylist()]))
-        return {r["document_id"]: r for r in rows.to_pylist() if r["outcome"] == "kept"}
+        rows = rows_of(table, sorted(wanted)).to_pylist()
+        return {r["document_id"]: r for r in rows if r["outcome"] == KEPT}
 
     def _truth(self, documents: Mapping[str, dict[str, Any]], scorer: MultimodalEncoder) -> Truth:
         codes = {e.document_id: np.array(e.main.image) for s in self.examples.values() for e in s}
@@ -210,6 +244,7 @@ class _Work:
                     part,
                     images=np.stack([image_array(row["image"]) for row in rows]),
                     codes=np.array([[row["output_tokens"] for row in some] for some in samples]),
+                    contexts=tuple(tuple(row["contexts"]) for row in rows),
                 )
             else:
                 part = replace(part, captions=tuple(row["caption"] for row in rows))
@@ -287,9 +322,10 @@ def _top(example: Example, side: str) -> Sequence[str]:
     return min(asked, key=lambda query: query.draw).document_ids[:1] if asked else ()
 
 
-def _top_codes(examples: Sequence[Example], index: Sequence[int]) -> NDArray[np.int64]:
+def _top_codes(examples: Sequence[Example], index: Sequence[int]) -> NDArray[np.int64] | None:
+    """[n, 1, h*w]; None where contexts show no image."""
     codes = []
     for i in index:
         asked = [query for query in examples[i].queries if query.query == "text"]
         codes.append(min(asked, key=lambda query: query.draw).contexts[0].image)
-    return np.array(codes)[:, None]
+    return np.array(codes)[:, None] if all(codes) else None

@@ -18,6 +18,7 @@ from torch import nn
 from racm3.document import DocumentTokens
 from racm3.metrics.score import Score
 from racm3.sequence.layout import Layout
+from racm3.sequence.order import ContextOrder
 from racm3.training.generator import measured_nll
 from racm3.training.stream import Example, evaluation_batch
 
@@ -45,6 +46,8 @@ def example_nll(
     task: Literal["image", "caption"],
     k: int,
     contexts: Sequence[Sequence[DocumentTokens]] | None = None,
+    order: ContextOrder = "best_first",
+    seed: int = 0,
     batch_size: int = 32,
 ) -> ExampleNLL:
     """Measures every example.
@@ -56,6 +59,8 @@ def example_nll(
         task: What is measured.
         k: Most contexts.
         contexts: Instead of the retrieved ones, ranked, one list an example (wrong ones, say).
+        order: Of the contexts.
+        seed: Of `shuffled` contexts.
         batch_size: Rows of one forward pass.
     """
     nll: list[NDArray[np.float64]] = []
@@ -63,7 +68,9 @@ def example_nll(
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
         given = None if contexts is None else contexts[part]
-        batch = evaluation_batch(examples[part], layout=layout, task=task, k=k, contexts=given)
+        batch = evaluation_batch(
+            examples[part], layout=layout, task=task, k=k, contexts=given, order=order, seed=seed
+        )
         sums, counts = measured_nll(model, batch)
         nll.append(sums.numpy())
         tokens.append(counts.numpy())

@@ -47,8 +47,7 @@ def test_a_box_stays_where_its_pixels_go(case: tuple[tuple[int, int], Box], side
     rows, columns = np.nonzero(small == 0)
     try:
         found = seen(size, side, side).on_canvas(box)
-    except UsageError as error:
-        assert "outside the square" in str(error)
+    except UsageError:  # it lies outside the square
         assert len(rows) == 0
         return
     assert found.right <= side
