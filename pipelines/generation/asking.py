@@ -8,10 +8,10 @@
 | edit | the supplied document's | all but a box | the supplied document |
 | demonstrate | the document's | none | what the image retrieves |
 
-The document supplied to an edit is the best one that the image (else the caption) retrieves and
-that has another caption: what looks alike and is called otherwise. Demonstrations are what a person
-would pick who has seen the picture. Both know more than a prompt does, so that nothing is measured
-on them: they are to be looked at.
+The document supplied to an edit is the last one that the image (else the caption) retrieves and
+that has another caption: it looks alike and is called otherwise (the first is often another drawing
+of the same thing). Demonstrations are what a person would pick who has seen the picture. Both know
+more than a prompt does, so that nothing is measured on them: they are to be looked at.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def ask(example: Example, task: Task, k: int, canvas: Canvas) -> Asked | None:
 def _edit(example: Example, k: int, canvas: Canvas) -> Asked | None:
     for side in ("image", "text"):
         found = _retrieved(example, side)
-        for name, document in zip(*_parts(found), strict=True):
+        for name, document in reversed(list(zip(*_parts(found), strict=True))):
             if document.text and document.text != example.main.text:
                 box, hole = _hole(canvas.edit, example, canvas)
                 return Asked(

@@ -19,10 +19,11 @@ from flows.cli import ask
 from pipelines.ask import Session, Settings
 from pipelines.errors import UsageError
 from pipelines.records import image_array
-from pipelines.runtime.catalog import find_manifest, move_ref, publish, read_ref
+from pipelines.runtime.catalog import move_ref, publish, read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import LocalStore
 from storage_schemas.fingerprint import digest_of
+from storage_schemas.manifest import Manifest
 
 SIDE, GRID = 64, 8
 
@@ -46,6 +47,12 @@ def command(
     return run
 
 
+def named(store: LocalStore, name: str) -> Manifest:
+    found = read_ref(store, "smoke", name)
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def session(lab: Any, finished: Any) -> Session:
     return Session(LocalStore(lab.store), "smoke", Settings())
@@ -55,10 +62,8 @@ def session(lab: Any, finished: Any) -> Session:
 def documents(lab: Any, finished: Any) -> list[dict[str, Any]]:
     """Documents that the memory may hold, in two sources."""
     store = LocalStore(lab.store)
-    made = find_manifest(store, "documents", finished["artifacts"]["curate_documents"])
-    assert made is not None
     columns = ["document_id", "caption", "source", "role", "outcome", "image"]
-    rows = Reader(store).tables(made.tables("documents"), columns).to_pylist()
+    rows = Reader(store).tables(named(store, "documents").tables(), columns).to_pylist()
     kept = [row for row in rows if row["outcome"] == "kept" and row["role"] == "train"]
     return sorted(kept, key=lambda row: str(row["document_id"]))
 
@@ -86,17 +91,20 @@ def drawing(size: tuple[int, int]) -> Image.Image:
 
 
 def test_a_drawing_tells_its_whole_origin(
-    command: Callable[..., Any], documents: list[dict[str, Any]], finished: Any
+    command: Callable[..., Any], documents: list[dict[str, Any]], lab: Any
 ) -> None:
     row = documents[0]
     record = command("generate", row["caption"], candidates=3, seed=5)
     assert (record["task"], record["prompt"], record["seed"]) == ("generate", row["caption"], 5)
-    made = finished["artifacts"]
-    assert record["artifacts"]["generator"] == record["generator"] == made["train_generator[ra]"]
-    assert record["artifacts"]["image_tokenizer"] == made["train_image_tokenizer"]
-    assert record["artifacts"]["text_tokenizer"] == made["train_text_tokenizer"]
-    assert record["artifacts"]["encoder"] == made["train_encoder"]
-    assert record["artifacts"]["memory"] == made["build_memory[extended]"]
+    store = LocalStore(lab.store)
+    assert record["generator"] == named(store, "generator.ra").artifact_id
+    assert record["artifacts"] == {
+        "generator": record["generator"],
+        "image_tokenizer": named(store, "image_tokenizer").artifact_id,
+        "text_tokenizer": named(store, "text_tokenizer").artifact_id,
+        "encoder": named(store, "encoder").artifact_id,
+        "memory": named(store, "memory.extended").artifact_id,
+    }
     assert [one["chosen"] for one in record["candidates"]].count(True) == 1
     best = max(record["candidates"], key=lambda one: float(one["score"]))
     assert best["chosen"]
@@ -354,8 +362,7 @@ def remade(store: LocalStore, name: str, kind: str, model: str) -> tuple[str, st
     Returns:
         Ids of the artifact and of the model.
     """
-    old = read_ref(store, "smoke", name)
-    assert old is not None
+    old = named(store, name)
     other = digest_of(["other", kind, model])
     inputs = tuple(
         replace(one, artifact_id=model, content_digest=other) if one.kind == kind else one
@@ -367,21 +374,21 @@ def remade(store: LocalStore, name: str, kind: str, model: str) -> tuple[str, st
 
 
 def test_a_memory_tokenised_otherwise_is_refused_by_both_ids(
-    mixed: LocalStore, finished: Any, command: Callable[..., Any]
+    mixed: LocalStore, command: Callable[..., Any]
 ) -> None:
     made, model = remade(mixed, "image_tokens", "image_tokenizer", "f" * 64)
-    ours = finished["artifacts"]["train_generator[ra]"]
+    ours = named(mixed, "generator.ra").artifact_id
     with pytest.raises(UsageError, match=f"generator {ours} .* image_tokens {made} with {model}"):
         command("generate", "a red apple", store=str(mixed.root))
     command("generate", "a red apple", model="vanilla", store=str(mixed.root))
 
 
 def test_a_memory_embedded_otherwise_is_refused_by_both_ids(
-    mixed: LocalStore, finished: Any, command: Callable[..., Any]
+    mixed: LocalStore, command: Callable[..., Any]
 ) -> None:
     embeddings, model = remade(mixed, "embeddings", "encoder", "e" * 64)
     memory, _ = remade(mixed, "memory.extended", "embeddings", embeddings)
-    ours = finished["artifacts"]["train_generator[ra]"]
+    ours = named(mixed, "generator.ra").artifact_id
     with pytest.raises(UsageError, match=f"generator {ours} .* memory {memory} with {model}"):
         command("generate", "a red apple", store=str(mixed.root))
     command("generate", "a red apple", memory="restricted", store=str(mixed.root))

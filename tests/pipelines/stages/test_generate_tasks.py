@@ -128,6 +128,8 @@ def test_an_edit_reads_a_document_of_another_caption_and_asks_for_it(shared, doc
     captions = {r["document_id"]: r["caption"] for r in shared.rows(documents)}
     for name, row in rows["edit"].items():
         (supplied,) = row["contexts"]
+        retrieved = rows["caption"][name]["contexts"]
+        assert supplied == [one for one in retrieved if captions[one] != captions[name]][-1]
         assert row["prompt"] == captions[supplied] != captions[name]
         assert row["box"] == [SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4]
 

@@ -2,11 +2,12 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from racm3.sampling.holes import Box, bridged, row_spans
+from racm3.sampling.holes import Box, box_by_rule, bridged, row_spans
 
 
 @st.composite
@@ -63,3 +64,17 @@ def test_a_box_without_pixels_is_refused(edges):
 def test_a_box_beyond_the_image_is_refused():
     with pytest.raises(ValueError, match="64 x 32 pixels"):
         Box(0, 0, 40, 40).codes(size=(32, 64), grid=(4, 8))
+
+
+@given(st.integers(2, 50), st.integers(2, 50), st.integers(0, 99))
+def test_boxes_by_rule_cover_half_or_a_quarter(height, width, seed):
+    boxes = {
+        rule: box_by_rule(rule, size=(height, width), generator=np.random.default_rng(seed))
+        for rule in ("lower_half", "right_half", "centre", "seeded")
+    }
+    shapes = {rule: (b.bottom - b.top, b.right - b.left) for rule, b in boxes.items()}
+    assert shapes["lower_half"] == (height - height // 2, width)
+    assert shapes["right_half"] == (height, width - width // 2)
+    assert shapes["centre"] == shapes["seeded"] == (height // 2, width // 2)
+    for box in boxes.values():
+        assert box.codes(size=(height, width), grid=(2, 2))
