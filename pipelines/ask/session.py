@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.ask.answer import Answer, candidate_facts
 from pipelines.ask.artifacts import Artifacts
 from pipelines.ask.given import Given, read_given
-from pipelines.ask.retrieving import FedContext, contexts_for, fed
+from pipelines.ask.question import HOLE, Question, Settings, told
+from pipelines.ask.retrieving import contexts_for, fed
 from pipelines.errors import UsageError
 from pipelines.generation.ranking import ClipRanker, Rank, picture
 from pipelines.models import pin_threads
 from pipelines.records import order_of
 from pipelines.runtime.store import Store
-from racm3.sampling.decode import SamplingConfig
 from racm3.sampling.holes import Box
 from racm3.sequence.order import context_order
 
@@ -25,66 +24,11 @@ if TYPE_CHECKING:
     from racm3.sampling.candidates import Chosen
     from racm3.sampling.tasks import Prompt, Sampled
 
-__all__ = ["HOLE", "Session", "Settings"]
-
-HOLE = "___"
-"""Stands in a caption where words are to be written."""
+__all__ = ["Session"]
 
 _GREY = 127
 
 Draw = Callable[["list[Prompt]", "Sequence[int]"], "list[Sampled]"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """How a generator is asked."""
-
-    model: str = "ra"
-    """Name in the recipe, or the start of an artifact id."""
-    memory: str | None = None
-    """Likewise; None: the one that holds most."""
-    k: int = 2
-    """Contexts at most; a generator reads no more than it was trained with."""
-    seed: int = 0
-    temperature: float | None = None
-    """None: 1 for images, .85 for texts; of images .9 of the mass is kept."""
-    guidance: float | None = None
-    """None: 2 for images, by a null prompt that lacks caption and contexts; 1 (off) for texts."""
-    candidates: int = 1
-    """Samples drawn; the best is kept."""
-    rank: Rank | None = None
-    """None: CLIP (the retriever's) for images, own likelihood for texts."""
-
-    def sampling(self, kind: Literal["image", "text"]) -> SamplingConfig:
-        """The sampler of one kind of output."""
-        image = kind == "image"
-        return SamplingConfig(
-            temperature=(1.0 if image else 0.85) if self.temperature is None else self.temperature,
-            guidance=(2.0 if image else 1.0) if self.guidance is None else self.guidance,
-            top_p=0.9 if image else 1.0,
-            null_lacks="both",
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class _Question:
-    """What is asked, and what will be recorded of it."""
-
-    task: str
-    kind: Literal["image", "text"]
-    """Of what is drawn or written."""
-    caption: str | None = None
-    """Caption given."""
-    contexts: list[FedContext] = field(default_factory=list)
-    given: list[Given] = field(default_factory=list)
-    box: Box | None = None
-    """In pixels of the picture given."""
-    canvas_box: Box | None = None
-    """In pixels of the image that the generator sees."""
-    notes: list[str] = field(default_factory=list)
-    """What was not done as it was asked."""
-    cut: int = 0
-    """Tokens of the caption that were left out."""
 
 
 class Session:
@@ -107,13 +51,13 @@ class Session:
 
     def generate(self, prompt: str) -> Answer:
         """Draws an image from a caption, with what the caption retrieves."""
-        asked = _Question(task="generate", kind="image", caption=_told(prompt, "prompt"))
+        asked = Question(task="generate", kind="image", caption=told(prompt, "prompt"))
         self._retrieve(asked, caption=asked.caption)
         return self._draw_image(asked)
 
     def demonstrate(self, prompt: str, demonstrations: Sequence[Given]) -> Answer:
         """Draws an image from a caption after documents that somebody picked, in their order."""
-        asked = _Question(task="demonstrate", kind="image", caption=_told(prompt, "prompt"))
+        asked = Question(task="demonstrate", kind="image", caption=told(prompt, "prompt"))
         self._supply(asked, demonstrations)
         return self._draw_image(asked)
 
@@ -121,7 +65,7 @@ class Session:
         """Writes a caption of a picture, with what the picture retrieves."""
         from racm3.sampling.tasks import sample_captions
 
-        asked = _Question(task="caption", kind="text", given=[given])
+        asked = Question(task="caption", kind="text", given=[given])
         self._retrieve(asked, pixels=given.pixels, without=given.document_id)
         loaded, how = self.artifacts.loaded, self.settings.sampling("text")
         chosen, candidates = self._choose(
@@ -136,7 +80,7 @@ class Session:
     def infill(self, given: Given, box: Box, caption: str | None = None) -> Answer:
         """Draws a box of a picture anew, with what its caption (else what is seen) retrieves."""
         caption = given.caption if caption is None else caption
-        asked = _Question(task="infill", kind="image", caption=caption or "", given=[given])
+        asked = Question(task="infill", kind="image", caption=caption or "", given=[given])
         asked.box, asked.canvas_box = box, given.on_canvas(box)
         pixels = given.pixels.copy()
         left, top, right, bottom = asked.canvas_box.edges
@@ -154,7 +98,7 @@ class Session:
 
         if caption.count(HOLE) != 1:
             raise UsageError(f"caption: mark the words to be written with one {HOLE}")
-        asked = _Question(task="infill", kind="text", caption=_told(caption, "caption"))
+        asked = Question(task="infill", kind="text", caption=told(caption, "caption"))
         asked.given = [given]
         self._retrieve(asked, pixels=given.pixels, without=given.document_id)
         before, after = (asked.caption or "").split(HOLE)
@@ -197,7 +141,7 @@ class Session:
         caption = caption or supplied.caption
         if not caption:
             raise UsageError("edit: give --caption, or a supplied document that has one")
-        asked = _Question(task="edit", kind="image", caption=_told(caption, "caption"))
+        asked = Question(task="edit", kind="image", caption=told(caption, "caption"))
         if box is not None:
             asked.given = [given]
             asked.box, asked.canvas_box = box, given.on_canvas(box)
@@ -208,7 +152,7 @@ class Session:
 
     # --- contexts -------------------------------------------------------------------------
 
-    def _retrieve(self, asked: _Question, **query: Any) -> None:
+    def _retrieve(self, asked: Question, **query: Any) -> None:
         """Fills in what the memory says, and why it is less than was asked for."""
         held, wanted = self.artifacts.memory, self.settings.k
         k = min(wanted, self.artifacts.max_contexts)
@@ -222,7 +166,9 @@ class Session:
             asked.notes.append(
                 f"{wanted} contexts were asked for; this generator reads {k} at most"
             )
-        if held is not None and held.rows_out < k:
+        if held is None and self.settings.memory is not None:
+            asked.notes.append("this generator was trained without contexts: it asks no memory")
+        elif held is not None and held.rows_out < k:
             asked.notes.append(
                 f"{k} contexts were asked for; the memory holds {held.rows_out} documents"
             )
@@ -233,7 +179,7 @@ class Session:
             )
         self._fit(asked)
 
-    def _supply(self, asked: _Question, documents: Sequence[Given]) -> None:
+    def _supply(self, asked: Question, documents: Sequence[Given]) -> None:
         """Fills in documents that somebody chose.
 
         Raises:
@@ -254,7 +200,7 @@ class Session:
         asked.contexts = [fed(self.artifacts, one) for one in documents]
         self._fit(asked)
 
-    def _fit(self, asked: _Question) -> None:
+    def _fit(self, asked: Question) -> None:
         """Leaves out the last contexts where the generator's sequence cannot hold them."""
         loaded = self.artifacts.loaded
         layout, length = loaded.layout, int(loaded.model.config.max_length)
@@ -271,7 +217,7 @@ class Session:
 
     # --- drawing --------------------------------------------------------------------------
 
-    def _draw_image(self, asked: _Question) -> Answer:
+    def _draw_image(self, asked: Question) -> Answer:
         from racm3.sampling.tasks import sample_images
 
         loaded, how = self.artifacts.loaded, self.settings.sampling("image")
@@ -284,7 +230,7 @@ class Session:
         )
         return self._answer(asked, chosen, candidates)
 
-    def _draw_box(self, asked: _Question) -> Answer:
+    def _draw_box(self, asked: Question) -> Answer:
         from racm3.sampling.tasks import infill_images
 
         assert asked.canvas_box is not None
@@ -302,7 +248,7 @@ class Session:
         )
         return self._answer(asked, chosen, candidates)
 
-    def _tokens(self, asked: _Question) -> tuple[int, ...]:
+    def _tokens(self, asked: Question) -> tuple[int, ...]:
         """Tokens of the caption given, cut to what the generator reads; the cut is recorded."""
         tokens = self.artifacts.text.encode(asked.caption or "")
         limit = self.artifacts.loaded.layout.max_text_tokens
@@ -314,11 +260,11 @@ class Session:
             )
         return tuple(tokens[:limit])
 
-    def _rank(self, asked: _Question) -> Rank:
+    def _rank(self, asked: Question) -> Rank:
         return self.settings.rank or ("clip" if asked.kind == "image" else "likelihood")
 
     def _choose(
-        self, asked: _Question, draw: Draw, **known: Any
+        self, asked: Question, draw: Draw, **known: Any
     ) -> tuple[Chosen, list[dict[str, Any]]]:
         """The candidates of the one prompt, the best of them, and what is recorded of each."""
         from racm3.sampling.candidates import best_of, candidate_seeds
@@ -343,7 +289,7 @@ class Session:
         )
         return chosen, candidate_facts(chosen, candidate_seeds(seed, count))
 
-    def _answer(self, asked: _Question, chosen: Chosen, candidates: list[dict[str, Any]]) -> Answer:
+    def _answer(self, asked: Question, chosen: Chosen, candidates: list[dict[str, Any]]) -> Answer:
         document, artifacts = chosen.best.document, self.artifacts
         image = asked.kind == "image"
         sampler: dict[str, Any] = self.settings.sampling(asked.kind).record()
@@ -374,15 +320,3 @@ class Session:
                 "output_tokens": list(document.image if image else document.text),
             },
         )
-
-
-def _told(text: str, what: str) -> str:
-    """What was written on the command line, as text.
-
-    Raises:
-        UsageError: when there is nothing.
-    """
-    clean = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if not clean.strip():
-        raise UsageError(f"the {what} is empty; write the caption of an image")
-    return clean

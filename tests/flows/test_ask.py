@@ -160,7 +160,9 @@ def test_more_contexts_than_there_are_is_said(
 
 
 def test_a_generator_without_contexts_asks_no_memory(command: Callable[..., Any]) -> None:
-    record = command("generate", "a red apple", model="vanilla", candidates=2)
+    asked = {"model": "vanilla", "memory": "extended", "candidates": 2}
+    record = command("generate", "a red apple", **asked)
+    assert any("asks no memory" in note for note in record["notes"])
     assert (record["contexts"], record["memory"], record["artifacts"]["memory"]) == ([], None, None)
     with pytest.raises(UsageError, match=r"has no generator\.nope"):
         command("generate", "a red apple", model="nope")
