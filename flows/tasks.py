@@ -25,6 +25,7 @@ def run_steps(session: Session, steps: Sequence[Step]) -> None:
 
     Raises:
         BaseException: the first failure; what was running then has ended by itself.
+        GateRefused: all is made, but the gate holds back the references of generators.
     """
     futures: dict[str, Any] = {}
     for step in steps:
@@ -34,7 +35,7 @@ def run_steps(session: Session, steps: Sequence[Step]) -> None:
         future.wait()
     if session.failures:
         raise session.failures[0]
-    session.move_refs(steps)
+    session.conclude(steps)
 
 
 def _task_of(session: Session, step: Step) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import UsageError
+from pipelines.gate import GateRow
 from pipelines.runtime.stage import StageConfig
 from pipelines.sources.emoji_splits import SOURCES, EmojiSplitConfig
 from pipelines.stages.assemble_examples import Config as AssembleExamplesConfig
@@ -111,6 +112,11 @@ class RunConfig(StageConfig):
     generate: GenerateConfig = GenerateConfig()
     score: ScoreGenerationsConfig = ScoreGenerationsConfig()
     report: WriteReportConfig = WriteReportConfig()
+    gate: tuple[GateRow, ...] = Field(
+        (),
+        description="rows of the score table that must not get worse, or the references of "
+        "generators and their scores stay; none: every reference follows",
+    )
     assemble: AssembleExamplesConfig = AssembleExamplesConfig()
 
     @field_validator("corpus", "encoder", mode="before")
@@ -173,6 +179,21 @@ class RunConfig(StageConfig):
                     raise ValueError(
                         f"memories.{name}.evaluates: there is no evaluation set {asked}; sets are "
                         f"{', '.join(self.sets)} (memories.{name} = false leaves the memory out)"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_is_measured(self) -> RunConfig:
+        for row in self.gate:
+            for key, name, known in (
+                ("set", row.set, self.sets),
+                ("memory", row.memory or None, tuple(self.memories)),
+                ("model", row.model, tuple(self.generators)),
+            ):
+                if name is not None and name not in known:
+                    raise ValueError(
+                        f"gate: {key} {name} is none of this run's ({', '.join(known)}); change "
+                        "the row, or take the gate away with gate = []"
                     )
         return self
 

@@ -250,6 +250,7 @@ class _Maker:
             "documents": "curate_documents",
             "scorer": "train_scorer",
             "image_tokenizer": "train_image_tokenizer",
+            "text_tokenizer": "train_text_tokenizer",
             "train": "assemble_examples[train]",
         }
         inputs |= {f"generator.{m}": f"train_generator[{m}]" for m in self.config.generators}

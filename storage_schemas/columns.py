@@ -283,6 +283,12 @@ _ALL = (
     Column(name="low", type=pa.float64(), nullable=True, meaning="lower end of the 95 % interval"),
     Column(name="high", type=pa.float64(), nullable=True, meaning="upper end of the 95 % interval"),
     Column(
+        name="better",
+        type=pa.string(),
+        nullable=True,
+        meaning="which way is an improvement: higher or lower",
+    ),
+    Column(
         name="reference", type=pa.string(), nullable=True, meaning="what the value is compared with"
     ),
     Column(name="protocol", type=pa.string(), meaning="how it was measured, in a sentence"),

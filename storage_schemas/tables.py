@@ -226,11 +226,13 @@ _DEFINED = (
             "unit",
             "low",
             "high",
+            "better",
             "reference",
             "protocol",
         ),
         "The score table.",
         required=("set", "group", "memory"),
+        version=2,
     ),
 )
 

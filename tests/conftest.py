@@ -16,14 +16,22 @@ QUIET = {
 }
 os.environ.update(QUIET)  # before anything that reads them is imported
 
+import importlib.util  # noqa: E402
 import sys  # noqa: E402
 import zlib  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from pipelines.runtime.context import start_run  # noqa: E402
 from pipelines.runtime.store import LocalStore  # noqa: E402
+
+_TABLES = importlib.util.spec_from_file_location(
+    "score_tables", Path(__file__).with_name("score_tables.py")
+)
+sys.modules["score_tables"] = importlib.util.module_from_spec(_TABLES)  # tests are no package
+_TABLES.loader.exec_module(sys.modules["score_tables"])
 
 CASES = 1000
 

@@ -150,7 +150,7 @@ class _Work:
     def scores(self) -> tuple[ScoreRow, ...]:
         """All rows of the score table."""
         table = self.reader.tables(self.inputs["scores"].tables("scores"))
-        rows = table.drop_columns(["reference"]).to_pylist()
+        rows = table.drop_columns(["better", "reference"]).to_pylist()
         texts = ("set", "group", "memory")
         return tuple(ScoreRow(**(row | {name: row[name] or "" for name in texts})) for row in rows)
 

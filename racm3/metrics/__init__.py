@@ -7,6 +7,7 @@ from racm3.metrics.cider import cider
 from racm3.metrics.clip_score import clip_score
 from racm3.metrics.copy_rate import context_agreement, copy_rate
 from racm3.metrics.copy_rows import copy_top
+from racm3.metrics.fid import fid
 from racm3.metrics.kid import cmmd, kid
 from racm3.metrics.pixels import psnr
 from racm3.metrics.recall import recall_at_k
@@ -23,6 +24,7 @@ __all__ = [
     "context_agreement",
     "copy_rate",
     "copy_top",
+    "fid",
     "kid",
     "mean_score",
     "paired_bootstrap",
@@ -38,6 +40,7 @@ METRICS = {
     "cmmd": cmmd,
     "context_agreement": context_agreement,
     "copy_rate": copy_rate,
+    "fid": fid,
     "kid": kid,
     "psnr": psnr,
     "recall_at_k": recall_at_k,

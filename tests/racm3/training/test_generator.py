@@ -5,6 +5,7 @@ import torch
 from racm3.document import DocumentTokens
 from racm3.generator.config import GeneratorConfig
 from racm3.generator.transformer import Generator
+from racm3.metrics.bootstrap import resample
 from racm3.metrics.perplexity import example_nll, perplexity_score
 from racm3.objective.loss import weighted_loss
 from racm3.objective.spans import SpanMixConfig
@@ -96,7 +97,9 @@ def test_training_learns_to_copy_and_wrong_contexts_hurt():
     measured = example_nll(task.model, data, layout=LAYOUT, task="image", k=2, batch_size=5)
     assert measured.perplexity == pytest.approx(validation(task.model)["image_ppl_k2"], rel=1e-4)
     assert measured.tokens.tolist() == [9.0] * len(data)
-    score = perplexity_score(measured, task="image", generator=np.random.default_rng(0))
+    groups = [str(i) for i in range(len(data))]
+    drawn = resample(groups, rng=np.random.default_rng(0), resamples=1000)
+    score = perplexity_score(measured, task="image", resampling=drawn)
     assert score.low <= score.value <= score.high
 
 
