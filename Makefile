@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-all test-gpu lint format check lock docs docs-check clean
+.PHONY: help setup demo smoke bench test test-all test-gpu lint format check lock docs docs-check clean
 
 help: ## Print the targets and what they do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,15 @@ demo: setup ## Run the emoji recipe from links to report in ./store (STORE=folde
 
 smoke: setup ## Run the whole DAG on a few hundred emoji
 	.venv/bin/racm3 run smoke --store $(STORE)
+
+bench: setup .bench/ready ## Measure sampling and training beside plain peers (about four minutes)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/sampling.py
+	OMP_NUM_THREADS=1 PYTHONPATH=.bench $(PY) benchmarks/training.py
+
+.bench/ready: benchmarks/requirements.txt | setup
+	rm -rf .bench
+	$(PY) -m pip install -q --no-deps --require-hashes --target .bench -r benchmarks/requirements.txt
+	touch $@
 
 test: setup ## Run the tests (all but those marked slow or gpu)
 	$(PY) -m pytest -m "not slow and not gpu"

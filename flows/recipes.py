@@ -44,6 +44,7 @@ _SMOKE_SIZES: dict[str, Any] = {
     "prompts_per_group": 6,
     "images_per_prompt": 1,
     "resamples": 200,
+    "few_shot": {"trials": 8, "ks": (1,)},
 }
 
 _EMOJI_SIZES: dict[str, Any] = {
@@ -136,7 +137,7 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
             "images_per_prompt": sizes["images_per_prompt"],
             "images": _DRAWING,
         },
-        "score": {"resamples": sizes["resamples"]},
+        "score": {"resamples": sizes["resamples"], "few_shot": sizes.get("few_shot", {})},
         "report": {"title": f"RA-CM3: {namespace}"},
     }
     return validated(values, name=namespace)

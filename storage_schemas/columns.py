@@ -37,6 +37,12 @@ _ALL = (
         meaning="what the bootstrap resamples together; null: the document itself",
     ),
     Column(
+        name="category",
+        type=pa.string(),
+        nullable=True,
+        meaning="kind of thing it shows: a class of few-shot classification; null: none",
+    ),
+    Column(
         name="url",
         type=pa.string(),
         nullable=True,

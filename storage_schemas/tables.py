@@ -7,7 +7,7 @@ from storage_schemas.schema import TableSchema
 
 __all__ = ["KINDS", "TABLES"]
 
-_PLACE = ("source", "role", "set", "group", "concept")
+_PLACE = ("source", "role", "set", "group", "concept", "category")
 
 
 def _table(
@@ -54,6 +54,7 @@ _DEFINED = (
         ),
         "Every row of every source file, with the decision whether to download it.",
         outcome="outcome",
+        version=2,
     ),
     _table(
         "images",
@@ -117,6 +118,7 @@ _DEFINED = (
         "Captions with normalised images; rows that are no document keep their reason.",
         outcome="outcome",
         optional=("document_id",),
+        version=2,
     ),
     _table(
         "embeddings",
@@ -169,6 +171,7 @@ _DEFINED = (
             "candidate_image",
         ),
         "One row the trainer reads: a document and its candidate contexts, as tokens.",
+        version=2,
     ),
     _table(
         "training_log",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli import ask, look, serve, work
+from flows.cli import ask, classify, look, serve, work
 from flows.cli.compare import compare
 
 __all__ = ["app"]
@@ -27,6 +27,7 @@ app.command("caption")(ask.caption)
 app.command("infill")(ask.infill)
 app.command("edit")(ask.edit)
 app.command("demonstrate")(ask.demonstrate)
+app.command("classify")(classify.classify)
 app.command("deploy")(serve.deploy)
 
 

@@ -29,6 +29,8 @@ _METRICS = (
     "cider",
     "cider_gain",
     "cider_gain_over_copy",
+    "few_shot_accuracy",
+    "few_shot_gain",
 )
 _COLUMNS = ("set", "group", "task", "metric", "model", "memory", "k", "value", "low", "high", "n")
 

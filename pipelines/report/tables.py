@@ -38,6 +38,8 @@ _METRICS: dict[tuple[str, str], tuple[str, bool]] = {
     ("caption_perplexity", "caption"): ("Caption perplexity", False),
     ("bits_per_byte", "caption"): ("Bits per byte", False),
     ("cider", "caption"): ("CIDEr", True),
+    ("few_shot_accuracy", "classify"): ("Right of two classes; chance is 0.5", True),
+    ("few_shot_gain", "classify"): ("Above the baseline by", True),
 }
 """Title and whether higher is better; the order is that of the rows."""
 _PAIRED = (
@@ -46,6 +48,8 @@ _PAIRED = (
     *("cider_gain", "cider_gain_over_copy"),
 )
 WRONG = "wrong"
+CLASSIFY, DEMONSTRATIONS = "classify", "demonstrations"
+"""Task and memory in the rows of few-shot classification."""
 FAMILIAR = "familiar"
 """The set whose whole is the question; other sets are asked part by part."""
 
@@ -224,13 +228,23 @@ def _slice_order(place: tuple[str, str, str]) -> tuple[bool, str, bool, bool, st
 
 
 def score_tables(report: Report) -> tuple[ScoreTable, ...]:
-    """Every slice with all of its models and conditions, the copy rows and the floor among them."""
+    """Every slice with all of its models and conditions, the copy rows and the floor among them.
+
+    Few-shot classification has tables of its own, after the others.
+    """
     rows = [r for r in report.scores if r.metric not in _PAIRED and (r.set or r.task)]
-    places = sorted({(r.set, r.group, "") for r in rows}, key=_slice_order)
-    return tuple(_table(report, [r for r in rows if (r.set, r.group, "") == p], p) for p in places)
+    told = [r for r in rows if r.task == CLASSIFY]
+    return tuple(
+        _table(report, [r for r in part if (r.set, r.group, "") == place], title(*place[:2]))
+        for part, title in (
+            ([r for r in rows if r.task != CLASSIFY], slice_title),
+            (told, lambda *place: f"{slice_title(*place)}, classified by labels without meaning"),
+        )
+        for place in sorted({(r.set, r.group, "") for r in part}, key=_slice_order)
+    )
 
 
-def _table(report: Report, rows: Sequence[ScoreRow], place: tuple[str, str, str]) -> ScoreTable:
+def _table(report: Report, rows: Sequence[ScoreRow], title: str) -> ScoreTable:
     learned = {m.name for m in report.models}
     columns = sorted(
         {(r.model, r.k, r.memory) for r in rows}, key=lambda c: _column_order(report, c)
@@ -243,7 +257,7 @@ def _table(report: Report, rows: Sequence[ScoreRow], place: tuple[str, str, str]
         if by_column:
             lines.append(_line(metric, by_column, columns, learned, protocols))
     return ScoreTable(
-        title=slice_title(place[0], place[1]),
+        title=title,
         columns=tuple(_column_title(c, learned) for c in columns),
         lines=tuple(lines),
         protocols=tuple(protocols),
@@ -286,8 +300,13 @@ def _line(
 
 
 def _column_order(report: Report, column: tuple[str, int, str]) -> tuple[int, bool, int, str, str]:
-    """The focus as it is meant to be used, the baseline, the focus otherwise, all others."""
+    """The focus as it is meant to be used, the baseline, the focus otherwise, all others.
+
+    Of few-shot classification: the focus, the baseline, all others, each by k.
+    """
     model, k, memory = column
+    if memory == DEMONSTRATIONS:
+        return {report.focus: 0, report.baseline: 1}.get(model, 2), False, k, model, memory
     most = max((m.max_k for m in report.models if m.name == report.focus), default=0)
     if model == report.focus:
         rank = 0 if k == most and memory != WRONG else 2
@@ -303,6 +322,8 @@ def _column_title(column: tuple[str, int, str], learned: set[str]) -> tuple[str,
         return model, f"{memory} memory" if memory else "originals, encoded and decoded"
     if memory == WRONG:
         return model_title(model), f"{k} wrong contexts"
+    if memory == DEMONSTRATIONS:
+        return model_title(model), f"{k} of each class shown"
     if not memory:
         return model_title(model), "no context"
     return model_title(model), f"{k} context{'s' if k > 1 else ''}, {memory} memory"

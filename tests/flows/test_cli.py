@@ -22,6 +22,7 @@ import pytest
         (("show", "abcdef", "--store", "empty"), "nothing was run here yet"),
         (("compare", "a", "b", "--store", "empty"), "nothing was run here yet"),
         (("generate", "a cat", "--store", "empty"), "no models yet"),
+        (("classify", "a.png", "--class", "dax=b.png"), "two classes or more"),
         (("deploy", "smoke"), "PREFECT_API_URL is not set"),
     ],
 )

@@ -4,6 +4,7 @@ in the order of this file: what a finished run makes possible comes after it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_a_prompt_draws_a_picture(lab: Any, store: LocalStore, made: dict[str, M
     facts = lab.json("generate", caption, "--out", str(out))
     assert out.read_bytes().startswith(b"\x89PNG")
     assert 0 < len(facts["contexts"]) <= 2
+
+
+def test_a_picture_is_classified(lab: Any, store: LocalStore, made: dict[str, Manifest]) -> None:
+    """By a document of the store and a file beside it; labels are the caller's."""
+    first, second, asked = [
+        row for row in rows(store, made["curate_documents"]) if row["outcome"] == "kept"
+    ][:3]
+    (lab.folder / "asked.png").write_bytes(asked["image"])
+    classes = [f"--class=dax={first['document_id']}", f"--class=wug={second['document_id'][:12]}"]
+    out = lab.folder / "classified.json"
+    facts = lab.json("classify", "asked.png", *classes, "--out", str(out))
+    assert sum(facts["probabilities"].values()) == pytest.approx(1)
+    assert facts["generator"] == made["train_generator[ra]"].artifact_id
+    assert facts["demonstrations"]["wug"][0]["document_id"] == second["document_id"]
+    assert facts == json.loads(out.read_text()) | {"file": str(out)}
 
 
 def receipts(store: LocalStore) -> dict[str, set[str]]:

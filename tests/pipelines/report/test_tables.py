@@ -73,6 +73,34 @@ def test_slices_stand_in_reading_order(made: Any) -> None:
     assert titles == ["familiar", "unseen: flags", "unseen: the rest", "unseen"]
 
 
+def test_few_shot_classification_has_tables_of_its_own_by_model_and_k(made: Any) -> None:
+    def told(model: str, k: int, group: str = "", metric: str = "few_shot_accuracy") -> Any:
+        where = {"task": "classify", "memory": "demonstrations", "set": "unseen", "group": group}
+        return made.score(metric, model, 0.5 + k / 20, k=k, **where)
+
+    rows = (
+        *(told(model, k) for model in ("vanilla", "ra") for k in (8, 1)),
+        told("ra", 1, "new categories"),
+        told("ra", 8, metric="few_shot_gain"),
+        made.score("psnr", "ra", 1.0, set="unseen"),
+    )
+    drawn, whole, new = sorted(
+        score_tables(replace(made.report(), scores=rows)), key=lambda table: len(table.title)
+    )
+    assert drawn.title == "unseen"
+    assert whole.title == "unseen, classified by labels without meaning"
+    assert new.title == "unseen: new categories, classified by labels without meaning"
+    assert whole.columns == (
+        ("RA-CM3", "1 of each class shown"),
+        ("RA-CM3", "8 of each class shown"),
+        ("vanilla CM3", "1 of each class shown"),
+        ("vanilla CM3", "8 of each class shown"),
+    )
+    accuracy, gain = whole.lines
+    assert [cell and cell.text for cell in accuracy.cells] == ["0.550", "0.900", "0.550", "0.900"]
+    assert [cell is not None for cell in gain.cells] == [False, True, False, False]
+
+
 def test_the_first_rows_are_familiar_whole_and_the_parts_of_other_sets(made: Any) -> None:
     places = [
         ("unseen", ""),

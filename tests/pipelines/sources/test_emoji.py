@@ -46,6 +46,8 @@ def test_corpus_has_both_drawings_and_two_captions(few_drawings: None, tmp_path:
     assert by_path["openmoji/1f1e7-1f1f9.png"].caption == "Bhutan Flag"
     assert by_path["openmoji/1f44b-1f3fe.png"].concept == "1f44b"
     assert by_path["openmoji/1f44b-1f3fe.png"].group is None
+    assert by_path["openmoji/1f44b-1f3fe.png"].category == "hand-fingers-open"
+    assert by_path["twemoji/1f1f8-1f1ef.png"].category == "country-flag"
     assert by_path["twemoji/1f1f8-1f1ef.png"].concept == by_path["twemoji/1f1f3-1f1f4.png"].concept
     for document in corpus.documents:
         with Image.open(corpus.folder / document.path) as image:

@@ -20,6 +20,12 @@ from pipelines.sources.emoji_splits import (
 def make_documents(flags: int, others: int, relatives: int = 3) -> list[EmojiDocument]:
     concepts = [(f"f{n:03d}", "flags", 1) for n in range(flags)]
     concepts += [(f"c{n:03d}", None, 1 + n % relatives) for n in range(others)]
+
+    def category(concept: str, relative: int) -> str:
+        """One of eight, or of one that is too small; the relatives of c002 are of three."""
+        number = int(concept[1:])
+        return "few" if number % 50 == 1 else f"k{(number + relative * (number == 2)) % 8}"
+
     return [
         EmojiDocument(
             code=f"{concept}-{relative}",
@@ -27,6 +33,7 @@ def make_documents(flags: int, others: int, relatives: int = 3) -> list[EmojiDoc
             caption=f"{drawing} {concept} {relative}",
             concept=concept,
             group=group,
+            category="country-flag" if group else category(concept, relative),
         )
         for concept, group, count in concepts
         for relative in range(count)
@@ -44,6 +51,7 @@ configs = st.builds(
     unseen_flags=st.integers(0, 70),
     concepts=st.none() | st.integers(1, 100),
     flags=st.none() | st.integers(0, 70),
+    unseen_categories=st.integers(0, 9),
 )
 
 
@@ -68,6 +76,10 @@ def test_laws_of_the_split(config: EmojiSplitConfig) -> None:
         assert all(d.drawing == name.split("-")[0] for d in documents)
         if not name.endswith("-unseen"):
             assert unseen.isdisjoint(_concepts(documents)), "no unseen concept is trained on"
+    elsewhere = {d.category for n, some in sources.items() for d in some if "unseen" not in n}
+    whole = {d.category for d in sources["twemoji-unseen"] if d.group is None} - elsewhere
+    if config.concepts is None:
+        assert len(whole) >= min(config.unseen_categories, 8), "so many categories are new"
     twins = {document.code for document in sources["openmoji-train"]}
     for name in ("twemoji-familiar", "twemoji-validation"):
         assert {document.code for document in sources[name]} <= twins, "the twin stays"
@@ -85,6 +97,19 @@ def test_sizes_are_what_the_config_says() -> None:
     assert len(_concepts(others)) == 18
     assert len(sources["twemoji-familiar"]) == 20
     assert len(sources["twemoji-validation"]) == 10
+
+
+def test_categories_are_held_out_whole_beside_the_concepts_that_are_drawn() -> None:
+    before = split_documents(DOCUMENTS, EmojiSplitConfig())
+    after = split_documents(DOCUMENTS, EmojiSplitConfig(unseen_categories=2))
+    added = set(after["twemoji-unseen"]) - set(before["twemoji-unseen"])
+    assert set(before["twemoji-unseen"]) <= set(after["twemoji-unseen"]), "the others stay"
+    trained = {d.category for name in ("twemoji-train", "openmoji-train") for d in after[name]}
+    new = {d.category for d in after["twemoji-unseen"]} - trained
+    assert len(new) == 2
+    assert {d.concept for d in added if d.category not in new} <= {"c002"}
+    assert "few" not in new, "too few concepts to tell anything by"
+    assert "country-flag" not in new
 
 
 def test_a_split_depends_on_the_seed_and_on_no_order() -> None:

@@ -192,6 +192,7 @@ def document_rows(draw: Callable[..., np.ndarray]) -> Callable[..., pa.Table]:
                     "set": "drawn" if role == "evaluation" else None,
                     "group": color,
                     "concept": shape,
+                    "category": color,
                     "caption": caption,
                     "width": 32,
                     "height": 32,

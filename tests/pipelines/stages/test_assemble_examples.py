@@ -84,6 +84,7 @@ def test_roles_sets_and_groups_come_along(shared, assemble):
     made = assemble(Config(), role={"evaluation"}, set={"drawn"})
     assert {(row["role"], row["set"]) for row in shared.rows(made)} == {("evaluation", "drawn")}
     assert {row["group"] for row in shared.rows(made)} <= {"red", "green", "blue", "black"}
+    assert all(row["category"] == row["group"] for row in shared.rows(made))
     assert {shard.tags["role"] for shard in made.shards} == {"evaluation"}
 
 

@@ -42,7 +42,7 @@ def curate(world, draw) -> Callable[..., Manifest]:
         for index, row in enumerate(rows):
             identity = row_id(name, index)
             place = {"row_id": identity, "source": name, "role": role, "row_index": index}
-            place |= {"file_sha256": name, "caption": row.caption, "url": "u"}
+            place |= {"file_sha256": name, "caption": row.caption, "url": "u", "category": name}
             sources.append(place | {"outcome": row.selected})
             if row.selected != "kept":
                 continue
@@ -106,6 +106,7 @@ def test_every_row_that_was_selected_has_one_fate(world, curate):
     by_row = {row["row_id"]: row for row in world.rows(made)}
     assert by_row[row_id("f0", 0)]["document_id"] == first
     assert by_row[row_id("f0", 1)]["document_id"] is None
+    assert {row["category"] for row in by_row.values()} == {"f0"}
     assert [row["image"] is not None for row in by_row.values()].count(True) == 1
 
 

@@ -36,6 +36,7 @@ from storage_schemas.fingerprint import canonical_json
 from storage_schemas.tables import TABLES
 
 COLOURS = {"red": (220, 20, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "grey": (99,) * 3}
+CATEGORIES = {"red": "bright", "green": "bright", "blue": "dark", "grey": "dark"}
 SIZE = 16
 
 
@@ -192,6 +193,7 @@ def _example_tables(rows, codes, text):
                     "set": "squares" if role == "evaluation" else None,
                     "group": "warm" if r["concept"] == "red" else None,
                     "concept": r["concept"],
+                    "category": CATEGORIES[r["concept"]] if role == "evaluation" else "other",
                     "text_tokens": text.encode(r["caption"]),
                     "image_tokens": codes[r["document_id"]],
                     "queries": ["text", "image"],
@@ -644,8 +646,9 @@ def test_a_lost_sample_is_noticed(world, generators, monkeypatch):
         world["publish"](generate.Generate(), config, inputs, "generate")
 
 
-def test_the_score_table_has_every_row_that_was_asked_for(world, generators, generations):
-    inputs = {
+@pytest.fixture(scope="module")
+def score_inputs(world, generators, generations):
+    return {
         "generator.ra-cm3": generators["ra-cm3"],
         "generator.vanilla": generators["vanilla"],
         "generations.ra-cm3.restricted": generations["ra-cm3"],
@@ -657,13 +660,60 @@ def test_the_score_table_has_every_row_that_was_asked_for(world, generators, gen
         "image_tokenizer": world["images"],
         "text_tokenizer": world["text"],
     }
+
+
+def _scores(world, inputs, **config):
+    """Rows, and facts of the manifest."""
     scores = world["publish"](
         score_generations.ScoreGenerations(),
-        score_generations.Config(resamples=200),
+        score_generations.Config(resamples=200, **config),
         inputs,
         "score_generations",
     )
-    rows = Reader(world["store"]).tables(scores.tables()).to_pylist()
+    return Reader(world["store"]).tables(scores.tables()).to_pylist(), scores.facts
+
+
+def test_few_shot_rows_for_every_model_k_and_slice(world, score_inputs):
+    """Four colours in two categories that training does not have: one demonstration at most."""
+    inputs = score_inputs | {"text_tokenizer": world["text"]}
+    rows, facts = _scores(world, inputs, few_shot={"trials": 20})
+    slices = {"squares": [2, 4, 8], "squares, new categories": [2, 4, 8]}
+    assert facts == {"few_shot_left_out": slices}
+    told = {
+        (r["metric"], r["model"], r["group"], r["k"]): r for r in rows if r["task"] == "classify"
+    }
+    slices = ("", "new categories")
+    accuracies = {("few_shot_accuracy", m, g, 1) for m in ("ra-cm3", "vanilla") for g in slices}
+    assert set(told) == accuracies | {("few_shot_gain", "ra-cm3", g, 1) for g in slices}
+    for (metric, model, group, _), row in told.items():
+        assert (row["n"], row["set"], row["memory"]) == (20, "squares", "demonstrations")
+        assert row["low"] <= row["value"] <= row["high"]
+        if metric == "few_shot_gain":
+            both = [told["few_shot_accuracy", m, group, 1]["value"] for m in (model, "vanilla")]
+            assert row["value"] == pytest.approx(both[0] - both[1])
+        else:
+            assert "two of 2 categories" in row["protocol"]
+            assert row["reference"].startswith("RA-CM3 0.78")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"ks": ()}, "one number"),
+        ({"ks": (0, 1)}, "from 1 on"),
+        ({"labels": ("dax", "dax")}, "different"),
+        ({"labels": ("dax", "")}, "empty"),
+    ],
+)
+def test_few_shot_settings_that_ask_nothing_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        score_generations.Config(few_shot=wrong)
+
+
+def test_the_score_table_has_every_row_that_was_asked_for(world, score_inputs):
+    rows, facts = _scores(world, score_inputs)
+    assert facts == {}
+    assert not [row for row in rows if row["task"] == "classify"]
     found = {(r["metric"], r["model"], r["task"], r["group"], r["k"], r["memory"]): r for r in rows}
     for k, memory in ((0, ""), (1, "restricted"), (2, "restricted"), (2, "wrong")):
         assert ("image_perplexity", "ra-cm3", "image", "", k, memory) in found

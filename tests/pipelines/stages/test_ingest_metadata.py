@@ -122,11 +122,14 @@ def test_another_file_leaves_old_shards_alone(world, sources_of):
 
 
 def test_columns_may_be_mapped_by_source_and_bring_groups(world, sources_of):
-    source = sources_of(pa.table({"where": ["u"], "what": ["c"], "kind": ["flags"]}))
+    source = sources_of(
+        pa.table({"where": ["u"], "what": ["c"], "kind": ["flags"], "category": ["country-flag"]})
+    )
     mapping = {"url": "where", "caption": "what", "group": "kind"}
     made = world.run(IngestMetadata(), Config(columns={"source0": mapping}), sources=source)
     (row,) = world.rows(made)
     assert (row["url"], row["caption"], row["group"], row["concept"]) == ("u", "c", "flags", None)
+    assert row["category"] == "country-flag"
 
 
 def test_a_file_without_captions_is_refused_in_a_sentence(world, sources_of):

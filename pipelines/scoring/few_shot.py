@@ -1,0 +1,243 @@
+"""Few-shot classification of evaluation documents by labels that mean nothing.
+
+The same trials for every generator. A row of its own tells of the categories of which no document
+is trained on, where there are two or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from pipelines.runtime.stage import StageConfig
+from pipelines.scoring.board import Board, Slice
+from pipelines.scoring.perplexities import Contender, Protocol
+from racm3.metrics.bootstrap import resample
+from racm3.metrics.few_shot import (
+    Member,
+    Trial,
+    categories_of,
+    draw_trials,
+    few_shot_accuracy,
+    few_shot_gain,
+    trial_accuracy,
+)
+from racm3.text_tokenizer import TextTokenizer
+
+__all__ = ["DEMONSTRATIONS", "NEW", "FewShotConfig", "Pool", "measure_few_shot", "pool_of"]
+
+TASK = "classify"
+DEMONSTRATIONS = "demonstrations"
+"""Stands where a memory's name stands: what is in front was not retrieved."""
+NEW = "new categories"
+"""The group of the trials whose two categories were never trained on."""
+_PAPER = {1: "RA-CM3 0.78, vanilla CM3 0.53 [S]", 8: "RA-CM3 0.90 [S]"}
+"""Of 2.7B parameters, as notes on the paper have it (arXiv:2211.12561)."""
+
+
+class FewShotConfig(StageConfig):
+    """How trials of few-shot classification are made; none by default."""
+
+    trials: int = Field(0, ge=0, description="of each evaluation set; 0: not measured")
+    ks: tuple[int, ...] = Field((1, 2, 4, 8), description="demonstrations of each class")
+    labels: tuple[str, str] = Field(("dax", "wug"), description="captions of the two classes")
+    all_orders: bool = Field(True, description="average over the orders of the demonstrations")
+    all_labels: bool = Field(
+        True, description="average over which label stands for which class; the paper does not"
+    )
+    calibrate: bool = Field(False, description="divide by what the labels have without the image")
+
+    @field_validator("ks")
+    @classmethod
+    def _some_and_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1:
+            raise ValueError("ks must name one number of demonstrations at least, each from 1 on")
+        return tuple(sorted(set(value)))
+
+    @field_validator("labels")
+    @classmethod
+    def _two_words(cls, value: tuple[str, str]) -> tuple[str, str]:
+        if value[0] == value[1] or not all(value):
+            raise ValueError("labels must be two different texts, neither of them empty")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """Evaluation documents that have a category."""
+
+    members: Mapping[str, Sequence[Member]]
+    """By evaluation set."""
+    codes: Mapping[str, tuple[int, ...]]
+    """By document id."""
+    trained: Set[str]
+    """Categories of training documents."""
+
+
+def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
+    """What can be asked and shown.
+
+    Args:
+        evaluation: `examples` of role evaluation; a document may be in several tables.
+        train: `examples` of role train.
+    """
+    members: dict[str, dict[str, Member]] = {}
+    codes: dict[str, tuple[int, ...]] = {}
+    columns = ["document_id", "set", "category", "concept", "image_tokens"]
+    for table in evaluation:
+        for row in table.select(columns).to_pylist():
+            if row["category"] is None:
+                continue
+            name = row["document_id"]
+            codes[name] = tuple(row["image_tokens"])
+            members.setdefault(row["set"] or "", {})[name] = Member(
+                document_id=name, category=row["category"], concept=row["concept"] or name
+            )
+    trained = {name for name in train.column("category").to_pylist() if name is not None}
+    return Pool(
+        members={name: tuple(found.values()) for name, found in sorted(members.items())},
+        codes=codes,
+        trained=frozenset(trained),
+    )
+
+
+def measure_few_shot(
+    board: Board,
+    contenders: Sequence[Contender],
+    pool: Pool,
+    text: TextTokenizer,
+    config: FewShotConfig,
+    protocol: Protocol,
+    tick: Callable[[str], None],
+) -> dict[str, list[int]]:
+    """Fills the board with accuracies, and with their differences to the baseline's.
+
+    Args:
+        board: Filled.
+        contenders: All generators.
+        pool: What is asked and shown.
+        text: Makes tokens of the labels.
+        config: How many trials of what.
+        protocol: Its baseline, seed and resamples count here.
+        tick: Told what was measured.
+
+    Returns:
+        By slice: the numbers of demonstrations that no two of its categories have concepts for.
+    """
+    left_out: dict[str, list[int]] = {}
+    for where, members in _slices(pool):
+        ks = [k for k in config.ks if len(categories_of(members, k)) > 1]
+        if len(ks) < len(config.ks):
+            left_out[_name(where)] = list(config.ks[len(ks) :])
+        if not ks:
+            continue
+        trials = draw_trials(members, k=ks[-1], count=config.trials, seed=protocol.seed)
+        told = {one.name: _probabilities(one, trials, pool, text, config) for one in contenders}
+        for one in contenders:
+            for k in ks:
+                _add(board, one, told, trials, k, where, config, protocol)
+            tick(f"{one.name}: few-shot classification, {_name(where)}")
+    return left_out
+
+
+def _slices(pool: Pool) -> Iterable[tuple[Slice, Sequence[Member]]]:
+    """Each set, and what of it is of new categories where these are not all it has."""
+    for name, members in pool.members.items():
+        none = np.array([], dtype=np.int64)
+        yield Slice(set=name, group="", index=none), members
+        new = [one for one in members if one.category not in pool.trained]
+        if len({one.category for one in new}) > 1:
+            yield Slice(set=name, group=NEW, index=none), new
+
+
+def _probabilities(
+    contender: Contender,
+    trials: Sequence[Trial],
+    pool: Pool,
+    text: TextTokenizer,
+    config: FewShotConfig,
+) -> NDArray[np.float64]:
+    """[trials, k, 2]."""
+    from racm3.sampling.classify import ClassifyConfig, Question, classify
+
+    loaded = contender.generator
+    questions = [
+        Question(
+            image=pool.codes[trial.asked],
+            demonstrations=tuple(
+                tuple(pool.codes[name] for name in pair) for pair in trial.demonstrations
+            ),
+        )
+        for trial in trials
+    ]
+    labels = [tuple(text.encode(label)) for label in config.labels]
+    how = ClassifyConfig(
+        all_orders=config.all_orders, all_labels=config.all_labels, calibrate=config.calibrate
+    )
+    return np.stack(classify(loaded.model, loaded.layout, questions, labels, how))
+
+
+def _add(
+    board: Board,
+    contender: Contender,
+    told: Mapping[str, NDArray[np.float64]],
+    trials: Sequence[Trial],
+    k: int,
+    where: Slice,
+    config: FewShotConfig,
+    protocol: Protocol,
+) -> None:
+    from racm3.sampling.classify import ensemble
+
+    truth = [trial.truth for trial in trials]
+    values = {
+        name: trial_accuracy(np.stack([ensemble(one, k) for one in found]), truth)
+        for name, found in told.items()
+    }
+    resampling = resample(
+        [trial.cluster for trial in trials],
+        rng=np.random.default_rng([protocol.seed, 6]),
+        resamples=protocol.resamples,
+    )
+    ours, base = values[contender.name], values.get(protocol.baseline)
+    scores = [
+        few_shot_accuracy(ours, resampling, protocol=_how(trials, config), reference=_PAPER.get(k))
+    ]
+    if base is not None and contender.name != protocol.baseline:
+        how = f"few-shot accuracy minus that of {protocol.baseline} in the same trials"
+        scores.append(few_shot_gain(ours, base, resampling, protocol=how))
+    for score in scores:
+        board.add(
+            score,
+            model=contender.name,
+            task=TASK,
+            where=where,
+            k=k,
+            memory=DEMONSTRATIONS,
+        )
+
+
+def _how(trials: Sequence[Trial], config: FewShotConfig) -> str:
+    categories = {name for trial in trials for name in trial.classes}
+    labels = " and ".join(repr(label) for label in config.labels)
+    parts = (
+        f"two of {len(categories)} categories at a time, labelled {labels}; chance is 0.5",
+        "K pairs of demonstrations, one pair a sequence"
+        + (", both orders" if config.all_orders else ", one order")
+        + (", each class under both labels" if config.all_labels else "")
+        + ", probabilities averaged",
+        "images of one trial show different concepts",
+        *(("label probabilities divided by those without the image",) if config.calibrate else ()),
+        "a generator trained without contexts reads the same sequence, the demonstrations in the "
+        "slot of the main document; intervals over concepts of the images asked about",
+    )
+    return "; ".join(parts)
+
+
+def _name(where: Slice) -> str:
+    return f"{where.set}, {where.group}" if where.group else where.set
