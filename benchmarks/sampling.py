@@ -20,9 +20,10 @@ from flows.recipes import load_run
 from racm3.document import DocumentTokens
 from racm3.generator.config import GeneratorConfig
 from racm3.generator.transformer import Generator
+from racm3.sampling.candidates import candidate_seeds
 from racm3.sampling.decode import SamplingConfig
 from racm3.sampling.logits import distribution, draw, guide
-from racm3.sampling.tasks import Prompt, candidate_seeds, sample_images
+from racm3.sampling.tasks import Prompt, sample_images
 from racm3.sequence.layout import Layout
 from racm3.sequence.places import PlaceCursor
 from racm3.vocabulary import Vocabulary

@@ -289,6 +289,10 @@ class _Maker:
             "image_tokenizer": "train_image_tokenizer",
             "text_tokenizer": "train_text_tokenizer",
         }
+        if config.needs_clip and self.config.encoder is not None:
+            needs["encoder"] = "train_encoder"
+        elif config.needs_clip:
+            config = config.model_copy(update={"pretrained": self.config.embed.pretrained})
         label = f"generate[{model}, {memory}]"
         return _step(label, Generate(), config, tuple(needs.values()), whole(**needs), "evaluate")
 

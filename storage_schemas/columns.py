@@ -238,7 +238,11 @@ _ALL = (
     # --- generation -------------------------------------------------------------------------
     Column(name="model", type=pa.string(), meaning="name of the generator in the recipe"),
     Column(name="generator", type=pa.string(), meaning="artifact id of the generator"),
-    Column(name="task", type=pa.string(), meaning="image (from caption) or caption (from image)"),
+    Column(
+        name="task",
+        type=pa.string(),
+        meaning="image (from caption), caption (from image), infill, edit or demonstrate",
+    ),
     Column(
         name="prompt",
         type=pa.string(),
@@ -256,6 +260,13 @@ _ALL = (
     Column(name="memory", type=pa.string(), nullable=True, meaning="name of the memory asked"),
     Column(name="k", type=pa.int32(), meaning="contexts asked for"),
     Column(name="contexts", type=_TEXTS, meaning="documents fed, in the order fed"),
+    Column(
+        name="box",
+        type=_TOKENS,
+        nullable=True,
+        unit="pixel",
+        meaning="left, top, right, bottom of what was drawn anew in the prompt's image; null: all",
+    ),
     Column(name="sampler", type=pa.string(), meaning="sampler settings, canonical JSON"),
     Column(name="seed", type=pa.int64(), meaning="seed of this sample"),
     Column(

@@ -5,7 +5,7 @@
 | `row_id` | digest of the source file, index of the row in it |
 | `document_id` | SHA-256 of the image as received, SHA-256 of the caption as received |
 | `example_id` | document, memory (candidate contexts differ by memory) |
-| `generation_id` | model, task, prompt, contexts in the order fed, sampler settings, seed |
+| `generation_id` | model, task, prompt, contexts in the order fed, sampler settings, seed, box |
 """
 
 from __future__ import annotations
@@ -38,16 +38,25 @@ def example_id(document: str, memory: str) -> str:
 
 
 def generation_id(
-    *, model: str, task: str, prompt: str, contexts: Sequence[str], sampler: str, seed: int
+    *,
+    model: str,
+    task: str,
+    prompt: str,
+    contexts: Sequence[str],
+    sampler: str,
+    seed: int,
+    box: Sequence[int] | None = None,
 ) -> str:
     """Identity of one generation; equal inputs give the same generation.
 
     Args:
         model: content digest of the generator.
-        task: `image` or `caption`.
+        task: `image`, `caption`, `infill`, `edit` or `demonstrate`.
         prompt: the document id of an evaluation prompt, or the text itself.
         contexts: document ids in the order in which they were fed.
         sampler: digest of the sampler settings.
         seed: of this sample.
+        box: pixels drawn anew: left, top, right, bottom; None: the whole.
     """
-    return digest_of(["generation", model, task, prompt, list(contexts), sampler, seed])
+    hole = [] if box is None else [list(box)]
+    return digest_of(["generation", model, task, prompt, list(contexts), sampler, seed, *hole])

@@ -201,6 +201,7 @@ _DEFINED = (
             "memory",
             "k",
             "contexts",
+            "box",
             "sampler",
             "seed",
             "output_tokens",
@@ -210,6 +211,7 @@ _DEFINED = (
             "candidate_scores",
         ),
         "What a generator wrote, and everything that made it write that.",
+        version=2,
     ),
     _table(
         "scores",

@@ -45,8 +45,8 @@ def classify(
     import json
 
     from flows.settings import Settings
+    from pipelines.ask import only_namespace
     from pipelines.classify import classify_image, read_classes
-    from pipelines.prompt import only_namespace
     from pipelines.runtime.store import open_store
 
     named = read_classes(classes)

@@ -235,6 +235,8 @@ def _parsed(answer: dict[str, Any], body: bytes) -> Decoded:
             png=body,
             width=int(answer["width"]),
             height=int(answer["height"]),
+            file_width=int(answer["file_width"]),
+            file_height=int(answer["file_height"]),
             mode=str(answer["mode"]),
             frames=int(answer["frames"]),
             pixel_sha256=str(answer["pixel_sha256"]),
@@ -276,6 +278,8 @@ def _answer(file: bytes, options: NormalizeOptions) -> tuple[dict[str, Any], byt
     facts = {
         "width": done.width,
         "height": done.height,
+        "file_width": done.file_width,
+        "file_height": done.file_height,
         "mode": done.mode,
         "frames": done.frames,
         "pixel_sha256": done.pixel_sha256,

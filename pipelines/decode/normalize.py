@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "UnusableError",
     "difference_hash",
+    "framed",
     "normalize",
     "pixel_sha256",
     "sniff",
@@ -82,6 +83,9 @@ class Normalized:
     width: int
     """Of the PNG, pixels."""
     height: int
+    file_width: int
+    """Of the file, as it is looked at (orientation applied), pixels."""
+    file_height: int
     mode: str
     """Pillow's pixel mode of the file."""
     frames: int
@@ -147,11 +151,14 @@ def normalize(data: bytes, options: NormalizeOptions) -> Normalized:
         rgb = _to_rgb(image)
         if turn is not None:
             rgb = rgb.transpose(turn)
+        file_width, file_height = rgb.size
         rgb = _shaped(rgb, options.image_size)
     return Normalized(
         png=_png(rgb),
         width=rgb.width,
         height=rgb.height,
+        file_width=file_width,
+        file_height=file_height,
         mode=mode,
         frames=frames,
         pixel_sha256=pixel_sha256(np.asarray(rgb)),
@@ -303,15 +310,29 @@ _SRGB = ImageCms.createProfile("sRGB")
 # --- shape and encoding -----------------------------------------------------------------------
 
 
+def framed(
+    size: tuple[int, int], image_size: int | None
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """How an image of `size` (width, height) is brought to the square of `image_size`, pixels.
+
+    Returns:
+        Width and height after scaling the short side, and left, top, right, bottom of the square
+        in the middle of that; the image as it is where `image_size` is None.
+    """
+    if image_size is None or size == (image_size, image_size):
+        return size, (0, 0, *size)
+    short = min(size)
+    width, height = (max(image_size, round(side * image_size / short)) for side in size)
+    left, top = (width - image_size) // 2, (height - image_size) // 2
+    return (width, height), (left, top, left + image_size, top + image_size)
+
+
 def _shaped(image: Image.Image, size: int | None) -> Image.Image:
     """Scales the short side to `size` and cuts a square from the middle."""
-    if size is None or image.size == (size, size):
+    scaled, square = framed(image.size, size)
+    if square == (0, 0, *image.size):
         return image
-    short = min(image.size)
-    width, height = (max(size, round(side * size / short)) for side in image.size)
-    scaled = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - size) // 2, (height - size) // 2
-    return scaled.crop((left, top, left + size, top + size))
+    return image.resize(scaled, Image.Resampling.LANCZOS).crop(square)
 
 
 def _png(image: Image.Image) -> bytes:

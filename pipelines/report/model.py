@@ -124,6 +124,8 @@ class Sample:
     """Fed to the first generation that had any."""
     answers: tuple[Generation | None, ...]
     """One a column of the sheet."""
+    hole: str | None = None
+    """The image given, grey where it was drawn anew; as in `Document`. None: no part was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,11 +134,13 @@ class Sheet:
 
     title: str
     task: str
-    """image (drawn from the caption) or caption (written from the image)."""
+    """image, caption, infill, edit or demonstrate."""
     columns: tuple[str, ...]
     samples: tuple[Sample, ...]
     out_of: int
     """Prompts that the samples were chosen from, by digest."""
+    ranking: str = ""
+    """How one of several candidates was chosen; empty: there was one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

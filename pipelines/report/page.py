@@ -21,6 +21,7 @@ from markupsafe import Markup
 from pipelines.report.dag import lay_out
 from pipelines.report.model import Document, Generation, Report
 from pipelines.report.plots import draw
+from pipelines.report.sheets import TASKS
 from pipelines.report.tables import headlines, model_title, number, score_tables
 
 __all__ = ["CAPTION_LENGTH", "clean", "render", "shown_caption", "shown_url"]
@@ -81,6 +82,7 @@ def render(report: Report) -> str:
             charts=[chart for panel in report.panels if (chart := draw(panel))],
             diagram=lay_out(report.stages),
             compute=_compute_ratio(report),
+            tasks=TASKS,
             documents=documents,
             generations=generations,
             document_anchors={document.document_id: document.anchor for document in documents},

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,11 +19,56 @@ from pipelines.report.model import Document, Generation, Sample, Sheet
 from pipelines.report.tables import model_title, slice_title
 from storage_schemas.fingerprint import digest_of
 
-__all__ = ["REST", "choose_prompts", "generation_of", "make_sheet", "picture", "slice_of"]
+__all__ = [
+    "REST",
+    "TASKS",
+    "TaskWords",
+    "choose_prompts",
+    "generation_of",
+    "make_sheet",
+    "picture",
+    "slice_of",
+    "with_hole",
+]
 
 LARGEST_SIDE = 192
 """Pixels; larger pictures are reduced before they are put into the page."""
 REST = "rest"
+_GREY = (160, 160, 160)
+
+
+class TaskWords(NamedTuple):
+    """What a sheet of a task is called, and its columns."""
+
+    heading: str
+    given: str
+    read: str
+    truth: str
+    note: str = ""
+
+
+TASKS: dict[str, TaskWords] = {
+    "image": TaskWords("Drawn from a caption", "Caption given", "Contexts read", "Truth"),
+    "caption": TaskWords("Written from an image", "Image given", "Contexts read", "Truth"),
+    "infill": TaskWords("Filled in where it is grey", "Caption given", "Contexts read", "Original"),
+    "edit": TaskWords(
+        "Edited under a supplied document",
+        "Caption asked for",
+        "Document supplied",
+        "Original",
+        "Supplied is the last document that the original's picture retrieved and that has another "
+        "caption.",
+    ),
+    "demonstrate": TaskWords(
+        "Drawn after demonstrations",
+        "Caption given",
+        "Demonstrations",
+        "Truth",
+        "Demonstrations are what a person picks who has seen the truth: its own picture "
+        "retrieved them.",
+    ),
+}
+"""Tasks that have a sheet, in the order of the page."""
 
 Column = tuple[str, str]
 """(model, memory), as the inputs are named."""
@@ -38,9 +84,34 @@ def picture(data: bytes | None) -> str | None:
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return _address(image)
+
+
+def with_hole(address: str, box: Sequence[int], size: tuple[int, int]) -> str:
+    """A picture of ours with a box greyed.
+
+    Args:
+        address: as `picture` gives it.
+        box: left, top, right, bottom in pixels of an image of `size`.
+        size: width and height of the image that the box was measured in.
+    """
+    data = base64.b64decode(address.removeprefix(_ADDRESS))
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as found:
+        image = found.convert("RGB")
+    across, down = image.width / size[0], image.height / size[1]
+    left, top, right, bottom = box
+    edges = (left * across, top * down, right * across, bottom * down)
+    image.paste(_GREY, (round(edges[0]), round(edges[1]), round(edges[2]), round(edges[3])))
+    return _address(image)
+
+
+_ADDRESS = "data:image/png;base64,"
+
+
+def _address(image: Image.Image) -> str:
     sink = io.BytesIO()
     image.save(sink, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
+    return _ADDRESS + base64.b64encode(sink.getvalue()).decode("ascii")
 
 
 def slice_of(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -90,7 +161,7 @@ def make_sheet(
     """One sheet.
 
     Args:
-        task: image or caption.
+        task: one of `TASKS`.
         place: (set, group).
         prompts: ids, in the order shown.
         columns: by (model, memory), the rows of `generations` by prompt id, in the order shown.
@@ -101,10 +172,13 @@ def make_sheet(
     for prompt in prompts:
         rows = [by_prompt.get(prompt) for by_prompt in columns.values()]
         fed: Sequence[str] = next((row["contexts"] for row in rows if row and row["contexts"]), [])
+        truth = _document(documents, prompt)
+        first = next((row for row in rows if row), None)
         samples.append(
             Sample(
-                prompt=next((row["prompt"] for row in rows if row), None),
-                truth=_document(documents, prompt),
+                prompt=first["prompt"] if first else None,
+                truth=truth,
+                hole=_hole(truth, first) if first else None,
                 contexts=tuple(_document(documents, one) for one in fed),
                 answers=tuple(generation_of(row) if row else None for row in rows),
             )
@@ -123,7 +197,28 @@ def make_sheet(
         columns=tuple(titles),
         samples=tuple(samples),
         out_of=out_of,
+        ranking=_ranking(columns),
     )
+
+
+def _hole(truth: Document, row: Mapping[str, Any]) -> str | None:
+    """The truth without what was drawn anew."""
+    if not row.get("box") or truth.image is None or not row["image"]:
+        return None
+    with Image.open(io.BytesIO(row["image"]), formats=["PNG"]) as drawn:
+        size = drawn.size
+    return with_hole(truth.image, row["box"], size)
+
+
+def _ranking(columns: Mapping[Column, Mapping[str, Mapping[str, Any]]]) -> str:
+    """How candidates were chosen, over all columns."""
+    samplers = {row["sampler"] for rows in columns.values() for row in rows.values()}
+    found = {
+        f"best of {one['candidates']} by {one['rank']}"
+        for one in map(json.loads, samplers)
+        if "rank" in one
+    }
+    return ", ".join(sorted(found))
 
 
 def _document(documents: Mapping[str, Document], document_id: str) -> Document:

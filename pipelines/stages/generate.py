@@ -1,24 +1,31 @@
-"""Generates: images from captions and captions from images, contexts in front."""
+"""Generates: images and captions, holes in images, edits, and drawings after demonstrations."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
+from pipelines.errors import UsageError
+from pipelines.generation.asking import NO_OTHER_DOCUMENT, Asked, Canvas, Task, ask
+from pipelines.generation.ranking import ClipRanker, Rank, picture
+from pipelines.made_with import check_together
 from pipelines.models import (
     LoadedGenerator,
+    device,
+    load_encoder,
     load_generator,
     load_image_tokenizer,
     load_text_tokenizer,
     pin_threads,
+    weights_digest,
 )
-from pipelines.records import examples_of, image_png, order_of
+from pipelines.records import examples_of, order_of
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
     Inputs,
@@ -28,22 +35,34 @@ from pipelines.runtime.stage import (
     ShardStage,
     StageConfig,
 )
+from racm3.encoder.clip import ClipSpec
 from racm3.retriever.query import document_generator
 from racm3.sampling.decode import SamplingConfig
+from racm3.sampling.holes import BoxRule
+from racm3.sampling.tasks import Filling
 from racm3.sequence.order import ContextOrder, context_order
-from racm3.training.stream import Example, QueryContexts
 from storage_schemas.fingerprint import canonical_json, digest_of
 from storage_schemas.ids import generation_id
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
+    from racm3.encoder.base import MultimodalEncoder
     from racm3.image_tokenizer.base import ImageTokenizer
-    from racm3.sampling.tasks import Prompt, Sampled
+    from racm3.sampling.candidates import Chosen
+    from racm3.sampling.tasks import Sampled
     from racm3.text_tokenizer import TextTokenizer
+    from racm3.training.stream import Example
 
-__all__ = ["Config", "Generate"]
+__all__ = ["Candidates", "Config", "Generate"]
 
-Task = Literal["image", "caption"]
+
+class Candidates(StageConfig):
+    """Of one task: how many samples of each prompt are drawn, and which one is kept."""
+
+    count: int = Field(1, ge=1, description="samples drawn; 1: none is chosen")
+    rank: Rank | None = Field(
+        None, description="what the best is best by; none: clip for images, likelihood for captions"
+    )
 
 
 class Config(StageConfig):
@@ -61,25 +80,65 @@ class Config(StageConfig):
     images_per_prompt: int = Field(
         1, ge=1, description="images drawn of each caption; token accuracy is their mean"
     )
+    candidates: dict[Task, Candidates] = Field(
+        default_factory=dict, description="by task; the best of several is kept"
+    )
+    pretrained: ClipSpec | None = Field(
+        None, description="public CLIP of the retriever, where clip ranks; a run fills it in"
+    )
+    infill_box: BoxRule = Field("lower_half", description="pixels that an infill draws anew")
+    edit_box: BoxRule = Field("centre", description="pixels that an edit draws anew")
+    filling: Filling = Field("bridged", description="a box as one span, or as one a row of codes")
     prompts_per_group: int | None = Field(
         None, description="of each set and group at most so many prompts, chosen by digest"
     )
     prompts_per_shard: int = Field(64, description="unit of work and of reuse")
     seed: int = 0
 
+    def ranked_by(self, task: Task) -> Rank | None:
+        """What chooses among the candidates of a task; None: there is one."""
+        found = self.candidates.get(task, Candidates())
+        if found.count == 1:
+            return None
+        return found.rank or ("likelihood" if task == "caption" else "clip")
+
+    @property
+    def needs_clip(self) -> bool:
+        """Whether candidates of some task are ranked by the retriever's encoder."""
+        return any(self.ranked_by(task) == "clip" for task in self.tasks)
+
 
 class Generate(ShardStage[Config]):
-    """`generations` for the prompts that evaluation examples hold."""
+    """`generations` for the prompts that evaluation examples hold.
+
+    Its input `encoder` is read only where candidates are ranked by a CLIP that was fitted here.
+    """
 
     name = "generate"
     version = 1
     kind = "generations"
     config_type = Config
-    whole_inputs: ClassVar[tuple[str, ...]] = ("generator", "image_tokenizer", "text_tokenizer")
+    whole_inputs: ClassVar[tuple[str, ...]] = (
+        "generator",
+        "image_tokenizer",
+        "text_tokenizer",
+        "encoder",
+    )
     gpu: ClassVar[bool] = True
 
+    def environment(self, config: Config) -> str:
+        """Weights given as a file are known by their digest, not by their path."""
+        file = config.pretrained.pretrained if config.pretrained else None
+        return weights_digest(file) if file and Path(file).is_file() else ""
+
     def plan(self, config: Config, inputs: Inputs, reader: Reader) -> list[ShardPlan]:
-        """Chooses the prompts over all shards, then cuts them into pieces."""
+        """Chooses the prompts over all shards, then cuts them into pieces.
+
+        Raises:
+            UsageError: when the inputs do not fit together, or candidates are to be ranked by an
+                encoder that is not given.
+        """
+        _check(config, inputs, reader)
         shards = inputs["examples"].tables("examples")
         columns = ["example_id", "document_id", "set", "group"]
         rows = [
@@ -96,7 +155,7 @@ class Generate(ShardStage[Config]):
         return plans
 
     def build(self, config: Config, whole: Inputs, reader: Reader) -> ShardFunction:
-        """Loads the generator and both tokenizers once."""
+        """Loads the generator, both tokenizers and, where it ranks, the encoder once."""
         pin_threads()
         trained = whole["generator"].manifest
         writer = _Writer(
@@ -107,6 +166,7 @@ class Generate(ShardStage[Config]):
             generator=load_generator(reader.files(whole["generator"])),
             images=load_image_tokenizer(reader.files(whole["image_tokenizer"])),
             text=load_text_tokenizer(reader.files(whole["text_tokenizer"])),
+            encoder=_encoder(config, whole, reader) if config.needs_clip else None,
         )
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
@@ -114,9 +174,35 @@ class Generate(ShardStage[Config]):
             wanted = set(plan.slice["example_ids"])
             keep = pa.array([i in wanted for i in table.column("example_id").to_pylist()])
             asked = len(wanted) * sum(_samples(config, task) for task in config.tasks)
-            return ShardOutput(table=writer.write(table.filter(keep)), rows_in=asked)
+            written, dropped = writer.write(table.filter(keep))
+            return ShardOutput(table=written, rows_in=asked, dropped=dropped)
 
         return run
+
+
+def _check(config: Config, inputs: Inputs, reader: Reader) -> None:
+    """Refuses inputs of different tokenizers or encoders, before anything is loaded."""
+    store, generator = reader.store, inputs["generator"].manifest
+    examples = inputs["examples"].manifest
+    for kind in ("text_tokenizer", "image_tokenizer"):
+        tokenizer = inputs[kind].manifest
+        check_together(store, generator, tokenizer, kind)
+        check_together(store, examples, tokenizer, kind)
+    if config.memory is not None:
+        check_together(store, generator, examples, "encoder")
+    if config.needs_clip and ("encoder" in inputs) == (config.pretrained is not None):
+        raise UsageError(
+            "generate: candidates ranked by clip need the retriever's encoder: give either a "
+            "fitted encoder or generate.pretrained"
+        )
+
+
+def _encoder(config: Config, whole: Inputs, reader: Reader) -> MultimodalEncoder:
+    from racm3.encoder.clip import load_clip
+
+    if config.pretrained is not None:
+        return load_clip(config.pretrained, device=device())
+    return load_encoder(reader.files(whole["encoder"]))
 
 
 def _samples(config: Config, task: Task) -> int:
@@ -148,79 +234,110 @@ class _Writer:
         generator: LoadedGenerator,
         images: ImageTokenizer,
         text: TextTokenizer,
+        encoder: MultimodalEncoder | None,
     ) -> None:
         self.config, self.order = config, order
         self.artifact_id, self.content = artifact_id, content
         self.generator, self.images, self.text = generator, images, text
+        self.ranker = ClipRanker(encoder, images, text) if encoder is not None else None
+        self.canvas = Canvas(
+            size=(images.image_size, images.image_size),
+            grid=images.grid,
+            infill=config.infill_box,
+            edit=config.edit_box,
+            seed=config.seed,
+        )
 
-    def write(self, table: pa.Table) -> pa.Table:
-        """One row for each example, task and sample."""
+    def write(self, table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        """One row for each example, task and sample, and what could not be asked, by reason."""
         examples, places = examples_of(table), table.select(["set", "group", "concept"]).to_pylist()
-        rows = []
+        rows: list[dict[str, Any]] = []
+        missing = 0
         for task in self.config.tasks:
-            asked = [
-                (example, place, self._contexts(example, task), sample)
-                for example, place in zip(examples, places, strict=True)
-                for sample in range(_samples(self.config, task))
-            ]
-            prompts = [self._prompt(example, task, contexts) for example, _, contexts, _ in asked]
-            seeds = [self._seed(e.document_id, task, sample) for e, _, _, sample in asked]
-            drawn = self._sample(task, prompts, seeds)
-            for (example, place, contexts, _), seed, one in zip(asked, seeds, drawn, strict=True):
-                rows.append(self._row(task, example, place, contexts, seed, one))
-        return pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
+            asked: list[tuple[Example, Mapping[str, Any], Asked]] = []
+            for example, place in zip(examples, places, strict=True):
+                one = self._ask(example, task)
+                asked += [(example, place, one)] if one is not None else []
+            count = _samples(self.config, task)
+            missing += count * (len(examples) - len(asked))
+            every = [item for item in asked for _ in range(count)]
+            seeds = [self._seed(e.document_id, task, n) for e, _, _ in asked for n in range(count)]
+            drawn = self._draw(task, [one for _, _, one in every], seeds)
+            for (example, place, one), seed, chosen in zip(every, seeds, drawn, strict=True):
+                rows.append(self._row(task, example, place, one, seed, chosen))
+        written = pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
+        return written, {NO_OTHER_DOCUMENT: missing} if missing else {}
 
-    def _contexts(self, example: Example, task: Task) -> QueryContexts | None:
-        """What the prompt retrieves, in the order fed."""
-        ranked = _retrieved(example, task, self.config.k)
-        if ranked is None:
-            return None
+    def _ask(self, example: Example, task: Task) -> Asked | None:
+        """The question; what was retrieved for a prompt stands in the generator's order."""
+        asked = ask(example, task, self.config.k, self.canvas)
+        if asked is None or task in ("edit", "demonstrate"):
+            return asked
         shuffle = document_generator(self.config.seed, example.document_id)
-        ranks = context_order(len(ranked.contexts), self.order, shuffle)
-        return replace(
-            ranked,
-            document_ids=tuple(ranked.document_ids[i] for i in ranks),
-            contexts=tuple(ranked.contexts[i] for i in ranks),
+        return asked.in_order(context_order(len(asked.contexts), self.order, shuffle))
+
+    def _draw(self, task: Task, asked: Sequence[Asked], seeds: Sequence[int]) -> list[Chosen]:
+        """The candidates of each question, and which is kept."""
+        from racm3.sampling.candidates import best_of
+
+        rank, ranker = self.config.ranked_by(task), self.ranker
+
+        def clip(_: Sequence[int], samples: Sequence[Sampled]) -> list[float]:
+            assert ranker is not None
+            return ranker.score(samples)
+
+        return best_of(
+            lambda rows, seeds: self._sample(task, [asked[row] for row in rows], seeds),
+            seeds=seeds,
+            count=self.config.candidates[task].count if rank else 1,
+            score=clip if rank == "clip" else None,
         )
 
-    def _prompt(self, example: Example, task: Task, contexts: QueryContexts | None) -> Prompt:
-        from racm3.sampling.tasks import Prompt
+    def _sample(self, task: Task, asked: Sequence[Asked], seeds: Sequence[int]) -> list[Sampled]:
+        from racm3.sampling.tasks import Prompt, infill_images, sample_captions, sample_images
 
-        image = task == "image"
-        return Prompt(
-            contexts=contexts.contexts if contexts else (),
-            text=example.main.text if image else None,
-            image=None if image else example.main.image,
-        )
-
-    def _sample(self, task: Task, prompts: Sequence[Prompt], seeds: list[int]) -> list[Sampled]:
-        from racm3.sampling.tasks import sample_captions, sample_images
-
-        draw = sample_images if task == "image" else sample_captions
-        settings = self.config.images if task == "image" else self.config.captions
         model, layout = self.generator.model, self.generator.layout
-        return draw(model, layout, prompts, settings, seeds=seeds)
+        prompts = [Prompt(contexts=one.contexts, text=one.text, image=one.image) for one in asked]
+        settings = self._settings(task)
+        if task == "caption":
+            return sample_captions(model, layout, prompts, settings, seeds=seeds)
+        if task in ("infill", "edit"):
+            holes, filling = [one.hole for one in asked], self.config.filling
+            return infill_images(
+                model, layout, prompts, holes, settings, seeds=seeds, filling=filling
+            )
+        return sample_images(model, layout, prompts, settings, seeds=seeds)
+
+    def _settings(self, task: Task) -> SamplingConfig:
+        return self.config.captions if task == "caption" else self.config.images
 
     def _seed(self, document_id: str, task: Task, sample: int) -> int:
         """The same for every model, so that only the model differs."""
         return int(digest_of([self.config.seed, document_id, task, sample])[:15], 16)
 
+    def _sampler(self, task: Task) -> dict[str, Any]:
+        """Everything but the seed that a draw depends on, as far as it differs from the default."""
+        sampler = self._settings(task).record()
+        if rank := self.config.ranked_by(task):
+            sampler |= {"candidates": self.config.candidates[task].count, "rank": rank}
+        if task in ("infill", "edit"):
+            sampler |= {"filling": self.config.filling}
+        return sampler
+
     def _row(
         self,
         task: Task,
         example: Example,
-        place: dict[str, Any],
-        contexts: QueryContexts | None,
+        place: Mapping[str, Any],
+        asked: Asked,
         seed: int,
-        sample: Sampled,
+        chosen: Chosen,
     ) -> dict[str, Any]:
-        settings = self.config.images if task == "image" else self.config.captions
-        sampler = canonical_json(asdict(settings)).decode()
-        fed = list(contexts.document_ids) if contexts else []
-        caption = self.text.decode(list(example.main.text))
-        image = task == "image"
-        written = sample.document.image if image else sample.document.text
-        return place | {
+        sample, fed = chosen.best, list(asked.context_ids)
+        sampler = canonical_json(self._sampler(task)).decode()
+        box = list(asked.box.edges) if asked.box else None
+        image = sample.document.image if task != "caption" else None
+        return dict(place) | {
             "generation_id": generation_id(
                 model=self.content,
                 task=task,
@@ -228,39 +345,22 @@ class _Writer:
                 contexts=fed,
                 sampler=digest_of(json.loads(sampler)),
                 seed=seed,
+                box=box,
             ),
             "model": self.config.model,
             "generator": self.artifact_id,
             "task": task,
-            "prompt": caption if image else None,
+            "prompt": self.text.decode(list(asked.text)) if asked.text is not None else None,
             "prompt_id": example.document_id,
             "memory": self.config.memory,
             "k": self.config.k,
             "contexts": fed,
+            "box": box,
             "sampler": sampler,
             "seed": seed,
-            "output_tokens": list(written),
-            "image": self._png(sample.document.image) if image else None,
-            "caption": None if image else self.text.decode(list(sample.document.text)),
+            "output_tokens": list(sample.document.text if image is None else image),
+            "image": None if image is None else picture(self.images, image),
+            "caption": self.text.decode(list(sample.document.text)) if image is None else None,
             "log_likelihood": sample.logprob,
-            "candidate_scores": [sample.logprob],
+            "candidate_scores": list(chosen.scores) if len(chosen.scores) > 1 else [sample.logprob],
         }
-
-    def _png(self, codes: Sequence[int]) -> bytes:
-        import torch
-
-        from racm3.training.image_tokenizer import tensor_to_images
-
-        with torch.no_grad():
-            pixels = self.images.decode(torch.tensor([list(codes)]))
-        return image_png(tensor_to_images(pixels)[0])
-
-
-def _retrieved(example: Example, task: Task, k: int) -> QueryContexts | None:
-    """What the prompt alone retrieves: by caption for an image, by image for a caption."""
-    side = "text" if task == "image" else "image"
-    asked = [query for query in example.queries if query.query == side]
-    if not asked or k == 0:
-        return None
-    whole = min(asked, key=lambda query: query.draw)
-    return replace(whole, document_ids=whole.document_ids[:k], contexts=whole.contexts[:k])

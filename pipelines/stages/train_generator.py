@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from pipelines.draw_log import DrawLog
 from pipelines.errors import UsageError
+from pipelines.made_with import check_together
 from pipelines.models import (
     load_generator,
     load_image_tokenizer,
@@ -174,6 +175,7 @@ class TrainGenerator(FitStage[Config]):
         from racm3.training.fit import fit
 
         pin_threads(workspace.threads)
+        _check_tokenizers(inputs, reader)
         train = _read(reader, inputs["train"], "train")
         validation = _read(reader, inputs["validation"], "validation")
         layout, images = _layout(config, inputs, reader)
@@ -207,6 +209,13 @@ class TrainGenerator(FitStage[Config]):
             rows_out=len(train),
             facts=_facts(result, model) | {"workers": workspace.world_size},
         )
+
+
+def _check_tokenizers(inputs: Inputs, reader: Reader) -> None:
+    """Refuses examples that other tokenizers made, naming both artifacts."""
+    for kind in ("text_tokenizer", "image_tokenizer"):
+        for role in ("train", "validation"):
+            check_together(reader.store, inputs[role].manifest, inputs[kind].manifest, kind)
 
 
 def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:

@@ -24,7 +24,7 @@ from pipelines.report.model import (
     StageRow,
 )
 from pipelines.report.page import render
-from pipelines.report.sheets import REST, choose_prompts, make_sheet, picture, slice_of
+from pipelines.report.sheets import REST, TASKS, choose_prompts, make_sheet, picture, slice_of
 from pipelines.report.tables import model_title
 from pipelines.runtime.context import environment
 from pipelines.runtime.reader import Reader
@@ -158,7 +158,7 @@ class _Work:
 
     def sheets(self) -> tuple[tuple[Sheet, ...], tuple[Document, ...]]:
         """The sample sheets, and all documents that they show or that shown samples read."""
-        planned = [p for task in ("image", "caption") for p in self._planned(task)]
+        planned = [p for task in TASKS for p in self._planned(task)]
         wanted = {
             document_id
             for _, _, prompts, columns, _ in planned
@@ -175,7 +175,8 @@ class _Work:
 
     def _planned(self, task: str) -> list[tuple[str, tuple[str, str], list[str], Any, int]]:
         """What is on each sheet: task, slice, prompts, columns, number of prompts there were."""
-        count = self.config.images_per_slice if task == "image" else self.config.captions_per_slice
+        caption = task == "caption"
+        count = self.config.captions_per_slice if caption else self.config.images_per_slice
         columns = {column: self._rows(*column, task) for column in self._columns()}
         by_place: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for by_prompt in columns.values():

@@ -8,8 +8,8 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from racm3.generator.cache import Cache
 from racm3.generator.transformer import Generator
 from racm3.sampling.grammar import Grammar
-from racm3.sampling.logits import contrast, distribution, draw, guide
+from racm3.sampling.logits import contrast, distribution, draw, guide, penalise, repeats
 from racm3.sequence.layout import Layout
 from racm3.sequence.places import PlaceCursor, Resume
 
@@ -49,6 +49,10 @@ class SamplingConfig:
     """CD-K's threshold, in (0, 1]."""
     amateur_temperature: float = 0.5
     """Of CD-K's amateur, which is the generator without the prompt."""
+    repetition_penalty: float = 1.0
+    """Power that lowers the probability of text tokens already written, >= 1; 1 = off."""
+    no_repeat_ngram: int | None = None
+    """No n text tokens in a row are written twice; `None` = off."""
     batch_size: int = 64
     """Most rows decoded together."""
 
@@ -62,7 +66,9 @@ class SamplingConfig:
             raise ValueError("SamplingConfig: temperature must be >= 0, amateur_temperature > 0.")
         if not (0 < self.top_p <= 1 and 0 < self.contrastive_alpha <= 1):
             raise ValueError("SamplingConfig: top_p and contrastive_alpha must be in (0, 1].")
-        for name in ("top_k", "contrastive_k", "batch_size"):
+        if not self.repetition_penalty >= 1:
+            raise ValueError("SamplingConfig.repetition_penalty must be at least 1 (1: off).")
+        for name in ("top_k", "contrastive_k", "no_repeat_ngram", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"SamplingConfig.{name} must be at least 1.")
@@ -73,6 +79,18 @@ class SamplingConfig:
     def needs_null(self) -> bool:
         """Whether the prompt without its condition is read too."""
         return self.guidance != 1 or self.contrastive_k is not None
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for whoever keeps a sample; repetition control only where it is on.
+
+        (Samples drawn before there was any keep their identity.)
+        """
+        values = asdict(self)
+        if self.repetition_penalty == 1:
+            del values["repetition_penalty"]
+        if self.no_repeat_ngram is None:
+            del values["no_repeat_ngram"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +124,11 @@ class Continuation:
     """What was written."""
 
     ids: tuple[int, ...]
-    """The new ids, a closing ``<eoss>`` included."""
+    """The new ids, a closing ``<eoss>`` and those that the grammar knew included."""
+    drawn: int
+    """How many of them were drawn."""
     logprob: float
-    """Sum of log p of these ids, nats, by the generator itself: temperature 1, no guidance."""
+    """Sum of log p of the ids drawn, nats, by the generator itself: temperature 1, no guidance."""
 
 
 class _Reader:
@@ -182,86 +202,141 @@ def decode(
     Returns:
         Continuations in the order of the jobs, each allowed by its grammar.
     """
-    groups: dict[tuple[int, int, str], list[int]] = {}
-    for index, job in enumerate(jobs):
-        key = (len(job.source.ids), len(job.null.ids), job.grammar.kind)
-        groups.setdefault(key, []).append(index)
     results: dict[int, Continuation] = {}
-    for indices in groups.values():
-        for start in range(0, len(indices), config.batch_size):
-            part = indices[start : start + config.batch_size]
-            written = _decode_together(model, layout, [jobs[i] for i in part], config)
-            results.update(zip(part, written, strict=True))
-            if progress is not None:
-                progress(len(part))
+    for part in _batches(jobs, config.batch_size):
+        written = _Batch(model, layout, [jobs[index] for index in part], config).write()
+        results.update(zip(part, written, strict=True))
+        if progress is not None:
+            progress(len(part))
     return [results[index] for index in range(len(jobs))]
 
 
-def _decode_together(
-    model: Generator, layout: Layout, jobs: Sequence[Job], config: SamplingConfig
-) -> list[Continuation]:
-    vocabulary = layout.vocabulary
-    capacity = max(job.grammar.room for job in jobs) + 1
-    reader = _Reader(model, layout, [job.source for job in jobs], capacity)
-    null = (
-        _Reader(model, layout, [job.null for job in jobs], capacity) if config.needs_null else None
-    )
-    noise = [torch.Generator().manual_seed(job.seed) for job in jobs]
-    grammars = [job.grammar for job in jobs]
-    ids: list[list[int]] = [[] for _ in jobs]
-    logprobs = [0.0] * len(jobs)
-    masks: dict[Grammar, Tensor] = {}
-    while True:
-        for grammar in set(grammars) - masks.keys():
-            masks[grammar] = grammar.allowed(vocabulary)
-        drawn = _draw(
-            reader, null, [masks[g] for g in grammars], noise, config=config, grammars=grammars
+def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[int]]:
+    """Indices of jobs decoded together: equal lengths; equal prompts stay together where they fit.
+
+    A prompt is then read once for all of its candidates.
+    """
+    groups: dict[tuple[int, int, str], dict[tuple[Source, Source], list[int]]] = {}
+    for index, job in enumerate(jobs):
+        key = (len(job.source.ids), len(job.null.ids), job.grammar.kind)
+        groups.setdefault(key, {}).setdefault((job.source, job.null), []).append(index)
+    for families in groups.values():
+        batch: list[int] = []
+        for family in families.values():
+            if batch and len(batch) + len(family) > size:
+                yield batch
+                batch = []
+            for index in family:
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+                batch.append(index)
+        yield batch
+
+
+class _Batch:
+    """Rows that are decoded together."""
+
+    def __init__(
+        self, model: Generator, layout: Layout, jobs: Sequence[Job], config: SamplingConfig
+    ) -> None:
+        capacity = max(job.grammar.room for job in jobs) + 1
+        self.vocabulary, self.config = layout.vocabulary, config
+        self.reader = _Reader(model, layout, [job.source for job in jobs], capacity)
+        self.null = (
+            _Reader(model, layout, [job.null for job in jobs], capacity)
+            if config.needs_null
+            else None
         )
-        own = reader.logits.log_softmax(-1)
-        for row, token_id in enumerate(drawn):
-            if not grammars[row].done:
-                ids[row].append(token_id)
-                logprobs[row] += float(own[row, token_id])
-                grammars[row] = grammars[row].advance(token_id, vocabulary)
-        if all(grammar.done for grammar in grammars):
-            break
-        for stream in (reader, null):
-            if stream is not None:
-                stream.logits = stream.read([[token_id] for token_id in drawn])
-    return [
-        Continuation(ids=tuple(row), logprob=logprob)
-        for row, logprob in zip(ids, logprobs, strict=True)
-    ]
+        self.noise = [torch.Generator().manual_seed(job.seed) for job in jobs]
+        self.grammars = [job.grammar for job in jobs]
+        self.ids: list[list[int]] = [[] for _ in jobs]
+        self.drawn, self.logprobs = [0] * len(jobs), [0.0] * len(jobs)
+        self.masks: dict[tuple[range, ...], Tensor] = {}
 
+    def write(self) -> list[Continuation]:
+        """Writes every row to its end."""
+        while True:
+            known = self._known()
+            read = known if known[0] else [[token_id] for token_id in self._draw()]
+            for row, ids in enumerate(known):
+                self._append(row, ids)
+            if all(grammar.done for grammar in self.grammars):
+                break
+            for stream in (self.reader, self.null):
+                if stream is not None:
+                    stream.logits = stream.read(read)
+        return [
+            Continuation(ids=tuple(ids), drawn=drawn, logprob=logprob)
+            for ids, drawn, logprob in zip(self.ids, self.drawn, self.logprobs, strict=True)
+        ]
 
-def _draw(
-    reader: _Reader,
-    null: _Reader | None,
-    masks: list[Tensor],
-    noise: list[torch.Generator],
-    *,
-    config: SamplingConfig,
-    grammars: list[Grammar],
-) -> list[int]:
-    """One id a row; of a row that is done, any id (it is fed and forgotten)."""
-    done = torch.tensor([grammar.done for grammar in grammars])
-    forbidden = ~torch.stack(masks) & ~done[:, None]
-    logits = reader.logits.masked_fill(forbidden, -torch.inf)
-    if null is not None:
-        if config.contrastive_k is not None:
-            logits = contrast(
-                logits,
-                null.logits.masked_fill(forbidden, -torch.inf),
-                k=config.contrastive_k,
-                alpha=config.contrastive_alpha,
-                amateur_temperature=config.amateur_temperature,
-            )
-        else:
-            logits = guide(reader.logits, null.logits, config.guidance)
-            logits = logits.masked_fill(forbidden, -torch.inf)
-    probabilities = distribution(
-        logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
-    )
-    uniforms = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in noise])
-    ids = draw(probabilities, uniforms)
-    return [int(i) for i in ids.masked_fill(done, 0).tolist()]
+    def _known(self) -> list[list[int]]:
+        """Ids that all rows know to come next, equally many of each; a row that is done pads."""
+        known = [None if grammar.done else grammar.known for grammar in self.grammars]
+        count = min(len(ids) for ids in known if ids is not None)
+        pad = [self.vocabulary.pad_id] * count
+        return [pad if ids is None else list(ids[:count]) for ids in known]
+
+    def _append(self, row: int, ids: Sequence[int]) -> None:
+        for token_id in ids:
+            if not self.grammars[row].done:
+                self.ids[row].append(token_id)
+                self.grammars[row] = self.grammars[row].advance(token_id, self.vocabulary)
+
+    def _draw(self) -> list[int]:
+        """Writes one id a row; of a row that is done, any id (it is fed and forgotten)."""
+        probabilities = self._distribution()
+        uniforms = torch.full((len(self.grammars),), 0.5, dtype=torch.float64)
+        free = [not (g.done or g.known) for g in self.grammars]
+        for row, noise in enumerate(self.noise):
+            if free[row]:  # what a row draws depends on its own draws alone
+                uniforms[row] = torch.rand((), generator=noise, dtype=torch.float64)
+        done = torch.tensor([grammar.done for grammar in self.grammars])
+        ids = [int(i) for i in draw(probabilities, uniforms).masked_fill(done, 0).tolist()]
+        own = self.reader.logits.log_softmax(-1)
+        for row, token_id in enumerate(ids):
+            if free[row]:
+                self.drawn[row] += 1
+                self.logprobs[row] += float(own[row, token_id])
+            self._append(row, [token_id])
+        return ids
+
+    def _distribution(self) -> Tensor:
+        """What each row draws from, float64 [B, V]."""
+        config, forbidden = self.config, self._forbidden()
+        logits = self.reader.logits.masked_fill(forbidden, -torch.inf)
+        if self.null is not None:
+            if config.contrastive_k is not None:
+                logits = contrast(
+                    logits,
+                    self.null.logits.masked_fill(forbidden, -torch.inf),
+                    k=config.contrastive_k,
+                    alpha=config.contrastive_alpha,
+                    amateur_temperature=config.amateur_temperature,
+                )
+            else:
+                logits = guide(self.reader.logits, self.null.logits, config.guidance)
+                logits = logits.masked_fill(forbidden, -torch.inf)
+        if config.repetition_penalty != 1:
+            for row, grammar in enumerate(self.grammars):
+                if grammar.kind == "text":
+                    logits[row] = penalise(logits[row], self.ids[row], config.repetition_penalty)
+        return distribution(
+            logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
+        )
+
+    def _forbidden(self) -> Tensor:
+        """Ids that may not come next, bool [B, V]; none for a row that is done."""
+        for grammar in self.grammars:
+            choices = grammar.choices(self.vocabulary)
+            if choices not in self.masks:
+                allowed = grammar.allowed(self.vocabulary)
+                self.masks[choices] = ~allowed if choices else allowed
+        forbidden = torch.stack([self.masks[g.choices(self.vocabulary)] for g in self.grammars])
+        if self.config.no_repeat_ngram is not None:
+            for row, grammar in enumerate(self.grammars):
+                if grammar.kind == "text" and not grammar.done:
+                    banned = repeats(self.ids[row], self.config.no_repeat_ngram)
+                    forbidden[row, sorted(banned)] = True
+        return forbidden

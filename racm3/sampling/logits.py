@@ -1,4 +1,4 @@
-"""From logits to a distribution: guidance, contrast, temperature, top-k, top-p.
+"""From logits to a distribution: guidance, contrast, repetition, temperature, top-k, top-p.
 
 Shapes: B rows, V vocabulary.
 """
@@ -6,6 +6,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,30 @@ def contrast(
     kth = expert.topk(min(k, expert.shape[-1]), dim=-1).values[:, -1:]
     implausible = (expert < kth + math.log(alpha)) | expert.isneginf()
     return (expert - amateur).masked_fill(implausible, -torch.inf)
+
+
+def penalise(logits_V: Tensor, written: Sequence[int], power: float) -> Tensor:
+    """Log-probabilities [V] in which each id already written has p ** power for p.
+
+    CTRL (arXiv:1909.05858, section 4.1) divides the logit itself; its effect then depends on a
+    constant that a softmax does not see. A log-probability has no such constant.
+    """
+    logprobs = logits_V.log_softmax(-1)
+    seen = torch.tensor(sorted(set(written)), dtype=torch.int64)
+    logprobs[seen] *= power
+    return logprobs
+
+
+def repeats(written: Sequence[int], n: int) -> set[int]:
+    """Ids that would complete an n-gram that was already written."""
+    if len(written) < n:
+        return set()
+    last = tuple(written[len(written) - n + 1 :])
+    return {
+        written[i + n - 1]
+        for i in range(len(written) - n + 1)
+        if tuple(written[i : i + n - 1]) == last
+    }
 
 
 def distribution(

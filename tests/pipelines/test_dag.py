@@ -68,6 +68,25 @@ def test_a_plan_on_an_empty_store_lists_all_and_writes_nothing(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_clip_ranks_with_the_retrievers_encoder() -> None:
+    """Never with the scorer; where nothing is ranked, nothing more is read."""
+    public = {"model": "ViT-B-32", "pretrained": "laion2b"}
+    ranked = {"generate": {"candidates": {"image": {"count": 4}}}}
+    needs = {
+        name: next(s.needs for s in steps.steps if s.label == "generate[ra, extended]")
+        for name, steps in {
+            "plain": dag(),
+            "ours": dag(**ranked),
+            "public": dag(**ranked, encoder=False, embed={"pretrained": public}),
+            "likelihood": dag(
+                generate={"candidates": {"image": {"count": 4, "rank": "likelihood"}}}
+            ),
+        }.items()
+    }
+    assert set(needs["ours"]) - set(needs["plain"]) == {"train_encoder"}
+    assert needs["plain"] == needs["public"] == needs["likelihood"]
+
+
 def test_a_memory_has_its_own_share_or_that_of_all() -> None:
     memories = {"half": {"share": 0.5}, "whole": {"share": 1.0}}
     steps = {step.label: step for step in dag(memories=memories, memory={"share": 0.25}).steps}

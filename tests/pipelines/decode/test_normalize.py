@@ -17,6 +17,7 @@ from pipelines.decode.normalize import (
     NormalizeOptions,
     UnusableError,
     difference_hash,
+    framed,
     normalize,
     pixel_sha256,
 )
@@ -223,3 +224,23 @@ def test_options_check_themselves():
     for wrong in ({"image_size": 0}, {"min_side": 0}, {"max_aspect": 0.5}):
         with pytest.raises(ValueError, match="must"):
             NormalizeOptions(**wrong)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([None, 16, 33]))
+def test_a_frame_is_where_the_square_was_cut(width, height, side):
+    """Cut out of the scaled picture by hand, it is the normalised one."""
+    picture = two_colors(width, height)
+    options = NormalizeOptions(image_size=side, max_aspect=100)
+    done = normalize(saved(picture, "PNG"), options)
+    scaled, square = framed(picture.size, side)
+    cut = picture.resize(scaled, Image.Resampling.LANCZOS).crop(square)
+    assert (done.file_width, done.file_height) == (width, height)
+    assert done.pixel_sha256 == pixel_sha256(np.asarray(cut))
+
+
+def test_the_files_size_is_that_of_the_upright_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    done = normalize(saved(two_colors(), "PNG", exif=exif), AS_IS)
+    assert (done.file_width, done.file_height) == (done.width, done.height) == (20, 40)

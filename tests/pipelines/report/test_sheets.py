@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
-from pipelines.report.sheets import LARGEST_SIDE, choose_prompts, make_sheet, picture
+from pipelines.report.page import render
+from pipelines.report.sheets import (
+    LARGEST_SIDE,
+    TASKS,
+    choose_prompts,
+    make_sheet,
+    picture,
+    with_hole,
+)
 
 
 def test_pictures_are_encoded_again_without_their_metadata() -> None:
@@ -55,3 +67,51 @@ def test_a_sheet_keeps_the_order_fed_and_names_missing_answers(made: Any) -> Non
     assert [c.document_id for c in sample.contexts] == [two, "gone"]
     assert sample.contexts[1].image is None
     assert sample.answers[1] is None
+
+
+def pixels(address: str) -> Any:
+    data = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+
+
+def test_a_hole_is_grey_and_the_rest_is_as_it_was(made: Any) -> None:
+    """A box in an image of 4 x 4, in a picture of 8 x 8."""
+    whole = picture(made.png("red"))
+    assert whole is not None
+    before, after = pixels(whole), pixels(with_hole(whole, (1, 0, 3, 4), (4, 4)))
+    hole = np.zeros((8, 8), bool)
+    hole[0:8, 2:6] = True
+    assert np.array_equal(after[~hole], before[~hole])
+    assert len(np.unique(after[hole])) == 1
+
+
+def test_sheets_of_what_was_drawn_anew_show_the_hole_and_how_the_best_was_chosen(made: Any) -> None:
+    truth, supplied = made.document("1", "x", "u"), made.document("2", "y", "u")
+    row = {
+        "generation_id": "g", "model": "ra", "generator": "c", "task": "edit", "memory": "m",
+        "k": 1, "contexts": [supplied.document_id], "prompt": "y", "prompt_id": truth.document_id,
+        "seed": 1, "sampler": json.dumps({"candidates": 4, "rank": "clip"}),
+        "image": made.png("blue"), "caption": None, "box": [0, 0, 4, 8],
+    }  # fmt: skip
+    known = {d.document_id: d for d in (truth, supplied)}
+
+    def sheet(task: str, **changed: Any) -> Any:
+        columns = {("ra", "m"): {truth.document_id: row | {"task": task} | changed}}
+        place = ("s", "")
+        return make_sheet(task, place, [truth.document_id], columns, documents=known, out_of=9)
+
+    edit = sheet("edit")
+    assert edit.ranking == "best of 4 by clip"
+    assert edit.samples[0].hole == with_hole(truth.image, (0, 0, 4, 8), (8, 8))
+    plain = sheet("demonstrate", box=None, sampler="{}")
+    assert (plain.ranking, plain.samples[0].hole) == ("", None)
+    assert sheet("infill", image=None).samples[0].hole is None
+
+    sheets = tuple(sheet(task) for task in TASKS)
+    page = html.unescape(render(replace(made.report(), sheets=sheets)))
+    for words in TASKS.values():
+        assert words.heading in page
+        assert words.note in page
+    assert page.count("Drawn anew where grey") == 2
+    assert page.count(edit.samples[0].hole) == 2
+    assert "best of 4 by clip" in page

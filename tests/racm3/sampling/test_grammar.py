@@ -67,3 +67,25 @@ def test_what_is_allowed_is_what_can_be_written(grammar):
         else:
             with pytest.raises(ValueError, match="may not come next"):
                 grammar.advance(token_id, VOCABULARY)
+
+
+def test_known_ids_come_where_they_are_known_and_the_others_are_drawn():
+    between = (VOCABULARY.eoss_id, VOCABULARY.sentinel_id(1))
+    grammar = Grammar("image", 5, script=(None, *between, IMAGE.start + 2, None))
+    written = []
+    while not grammar.done:
+        may = allowed(grammar)
+        written.append(len(may))
+        grammar = grammar.advance(min(may), VOCABULARY)
+    assert written == [len(IMAGE), 1, 1, 1, len(IMAGE)]
+
+
+def test_the_known_ids_ahead_end_where_something_is_to_be_drawn():
+    assert Grammar("image", 4, script=(7, 8, None, 9)).known == (7, 8)
+    assert Grammar("image", 2, script=(7, 8)).known == (7, 8)
+    assert Grammar("image", 2).known == ()
+
+
+def test_what_is_known_cannot_be_written_otherwise():
+    with pytest.raises(ValueError, match="may not come next"):
+        Grammar("image", 1, script=(IMAGE.start,)).advance(IMAGE.start + 1, VOCABULARY)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from racm3.sampling.logits import contrast, distribution, draw, guide
+from racm3.sampling.logits import contrast, distribution, draw, guide, penalise, repeats
 
 
 def logits(rows=3, ids=7, seed=0):
@@ -68,3 +68,27 @@ def test_draws_follow_the_distribution_and_never_hit_mass_zero():
     assert torch.bincount(ids, minlength=6).tolist() == [0, 500, 0, 250, 250, 0]
     edge = torch.nextafter(torch.tensor([1.0]), torch.tensor([0.0])).double()
     assert draw(probabilities, edge).item() == 4
+
+
+@given(
+    rows=st.lists(st.floats(-20, 20), min_size=2, max_size=9),
+    power=st.floats(1, 10),
+    shift=st.floats(-50, 50),
+)
+def test_a_penalty_is_a_power_of_the_probability(rows, power, shift):
+    logits = torch.tensor(rows, dtype=torch.float64)
+    written = [0, 1, 0]
+    p = logits.softmax(-1)
+    expected = torch.where(torch.arange(len(rows)) < 2, p**power, p)
+    got = penalise(logits + shift, written, power).exp()
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-12)
+
+
+@given(written=st.lists(st.integers(0, 3), max_size=12), n=st.integers(1, 4))
+def test_what_would_repeat_an_ngram_is_known(written, n):
+    banned = repeats(written, n)
+    grams = {tuple(written[i : i + n]) for i in range(len(written) - n + 1)}
+    for token in range(4):
+        longer = [*written, token]
+        again = len(longer) >= n and tuple(longer[len(longer) - n :]) in grams
+        assert again == (token in banned)
