@@ -20,8 +20,15 @@ class _Skipped(Exception):
     """A step that was not started, because another one failed."""
 
 
-def run_steps(session: Session, steps: Sequence[Step]) -> None:
+def run_steps(
+    session: Session, steps: Sequence[Step], *, refer: Sequence[Step] | None = None
+) -> None:
     """Submits the steps, each after what it needs, waits for all, and moves the references.
+
+    Args:
+        session: of the run.
+        steps: in order.
+        refer: steps whose references move; None: all.
 
     Raises:
         BaseException: the first failure; what was running then has ended by itself.
@@ -34,7 +41,7 @@ def run_steps(session: Session, steps: Sequence[Step]) -> None:
         future.wait()
     if session.failures:
         raise session.failures[0]
-    session.move_refs(steps)
+    session.move_refs(steps if refer is None else refer)
 
 
 def _task_of(session: Session, step: Step) -> Any:

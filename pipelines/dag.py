@@ -33,6 +33,7 @@ from pipelines.stages.train_generator import TrainGenerator
 from pipelines.stages.train_image_tokenizer import TrainImageTokenizer
 from pipelines.stages.train_text_tokenizer import TrainTextTokenizer
 from pipelines.stages.write_report import WriteReport
+from storage_schemas.fingerprint import digest_of
 from storage_schemas.manifest import Manifest
 
 __all__ = ["Dag", "Step", "dag_of"]
@@ -54,12 +55,11 @@ class Step:
     """The flow it belongs to: ingest, build_memory, retrain or evaluate."""
     kind: str
     """Kind of artifact it makes."""
-
-    @property
-    def ref(self) -> str:
-        """Name of the reference that follows it: `documents`, `memory.restricted`, ..."""
-        which = self.label.partition("[")[2].rstrip("]").replace(", ", ".")
-        return f"{self.kind}.{which}" if which else self.kind
+    identity: str
+    """Digest of what is known of it before anything is made: steps of two runs that have the same
+    one, and the same sources, are the same step."""
+    ref: str
+    """Name of the reference that follows it: `documents`, `memory.restricted`, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +164,9 @@ class _Maker:
         if config.encoder is not None:
             encoder = ("train_encoder", TrainEncoder("encoder"), config.encoder, fit_inputs)
             fits.insert(1, encoder)
+        chosen_by = [config.fit_sources, config.fit_files]
         return [
-            _step(label, stage, one, needs, inputs, "build_memory")
+            _step(label, stage, one, needs, inputs, "build_memory", chosen_by=chosen_by)
             for label, stage, one, inputs in fits
         ]
 
@@ -201,6 +202,7 @@ class _Maker:
                     ("embed_documents",),
                     selected("embeddings", "embed_documents", role=memory.roles),
                     "build_memory",
+                    chosen_by=memory.roles,
                 )
             )
         return steps
@@ -312,6 +314,7 @@ class _Maker:
             update={"memory": memory, "max_text_tokens": self.config.max_text_tokens}
         )
         needs = ("curate_documents", "tokenize_images", retrieve, "train_text_tokenizer")
+        chosen_by = [sorted(roles), {tag: sorted(values) for tag, values in where.items()}]
         return [
             _step(
                 retrieve,
@@ -320,6 +323,7 @@ class _Maker:
                 ("embed_documents", store),
                 contexts_of,
                 flow,
+                chosen_by=chosen_by,
             ),
             _step(
                 f"assemble_examples[{label}]",
@@ -328,6 +332,7 @@ class _Maker:
                 needs,
                 examples_of,
                 flow,
+                chosen_by=chosen_by,
             ),
         ]
 
@@ -363,7 +368,13 @@ def _report(config: RunConfig, steps: Sequence[Step], run_id: str) -> Step:
         )
 
     return Step(
-        label="write_report", needs=tuple(read.values()), make=make, flow="evaluate", kind="report"
+        label="write_report",
+        needs=tuple(read.values()),
+        make=make,
+        flow="evaluate",
+        kind="report",
+        identity=digest_of(["write_report", recipe]),
+        ref="report",
     )
 
 
@@ -374,7 +385,11 @@ def _step(
     needs: Sequence[str],
     inputs: Callable[[Mapping[str, Manifest]], Inputs],
     flow: str,
+    *,
+    chosen_by: Any = None,
 ) -> Step:
+    """A step; `chosen_by` is what its inputs depend on besides the artifacts that it needs."""
+
     def make(made: Mapping[str, Manifest]) -> StageCall:
         return StageCall(stage=stage, config=config, inputs=inputs(made), label=label)
 
@@ -384,4 +399,11 @@ def _step(
         make=make,
         flow=flow,
         kind=stage.kind,
+        identity=digest_of([label, stage.name, stage.version, config.model_dump(mode="json"), chosen_by]),
+        ref=_ref(stage.kind, label),
     )
+
+
+def _ref(kind: str, label: str) -> str:
+    which = label.partition("[")[2].rstrip("]").replace(", ", ".")
+    return f"{kind}.{which}" if which else kind

@@ -20,7 +20,7 @@ import numpy as np
 from racm3.document import DocumentTokens
 from racm3.objective.masking import mask, to_row
 from racm3.objective.noise import read_with_noise
-from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_spans
+from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_sampler, draw_spans
 from racm3.sequence.batch import Batch, Modality, Row, digest_of_rows
 from racm3.sequence.layout import Layout, lay_out
 from racm3.training.epoch_order import EpochOrder, keyed_generator
@@ -28,6 +28,8 @@ from racm3.training.epoch_order import EpochOrder, keyed_generator
 Query = Literal["text", "image"]
 Task = Literal["image", "caption"]
 _BATCH_PURPOSE, _ROW_PURPOSE = 1, 2
+_TEXT_ASKS = {"none": 1.0, "whole_image": 1.0, "image_span": 1.0, "whole_caption": 0.0}
+"""How often the text is the query under `query_follows_task`, by what is masked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,10 @@ class StreamConfig:
 
     query_probability_text: float = 0.5
     """How often the text is the query; the image otherwise. A missing side yields to the other."""
+
+    query_follows_task: bool = False
+    """True: where one side is to be predicted whole, the other is the query, as when it is asked
+    for. A coin (paper) finds contexts by a caption that is masked, so that they tell it."""
 
     spans: SpanMixConfig = field(default_factory=SpanMixConfig)
     """What is masked under `cm3`."""
@@ -343,11 +349,15 @@ def _draw_row(
     epoch: int,
     k: int,
 ) -> tuple[Row, RowRecord]:
-    contexts = _draw_contexts(example, k, layout, config, generator)
+    sampler, text = None, config.query_probability_text
+    if config.query_follows_task:
+        sampler = draw_sampler(config.spans, generator)
+        text = _TEXT_ASKS.get(sampler, text)
+    contexts = _draw_contexts(example, k, layout, config, generator, text=text)
     sequence = lay_out(example.main, contexts.tokens, layout)
     masking = SpanDraw(sampler="none", spans=())
     if config.objective == "cm3":
-        masking = draw_spans(sequence, config.spans, generator)
+        masking = draw_spans(sequence, config.spans, generator, sampler=sampler)
     masked = mask(sequence, masking.spans, layout.vocabulary)
     record = RowRecord(
         example_id=example.example_id,
@@ -372,9 +382,11 @@ def _draw_contexts(
     layout: Layout,
     config: StreamConfig,
     generator: np.random.Generator,
+    *,
+    text: float,
 ) -> _Contexts:
-    """Draws query and order; keeps the k best, as far as the row has room."""
-    wanted: Query = "text" if generator.random() < config.query_probability_text else "image"
+    """Draws query (`text`: how often that) and order; keeps the k best, as far as there is room."""
+    wanted: Query = "text" if generator.random() < text else "image"
     drawn = generator.random()
     if k == 0 or not example.queries:
         return _Contexts()
