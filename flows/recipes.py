@@ -209,7 +209,7 @@ def _generator(sizes: Mapping[str, Any], *, max_k: int) -> dict[str, Any]:
             "batch_size": sizes["batch_size"] // (2 if max_k else 1),
             "max_k": max_k,
             "alpha": 0.3,
-            "shuffle_contexts": False,
+            "context_order": "best_first",
             "query_probability_text": 0.75,
             "spans": _SPANS,
             "group_weights": {"flags": 3.0},

@@ -17,13 +17,15 @@ from pipelines.corpus import image_host, prepare_sources, register
 from pipelines.dag import Dag, Step, dag_of
 from pipelines.errors import UsageError
 from pipelines.fetch.policy import FetchSettings
-from pipelines.runtime.catalog import move_ref, read_ref, resolve
+from pipelines.gate import move_references, newest
+from pipelines.runtime.catalog import resolve
 from pipelines.runtime.context import Progress, RunContext, SilentProgress, start_run
 from pipelines.runtime.executor import Builder, Executor, LocalExecutor, Outcome
 from pipelines.runtime.ledger import as_selection, read_ledger
 from pipelines.runtime.reader import Selection
 from pipelines.runtime.run import run_stage
 from pipelines.runtime.store import Store, open_store
+from pipelines.scoring.inception import require_inception
 from pipelines.stages.write_report import PAGE
 from pipelines.success import require_success
 from storage_schemas.manifest import Manifest
@@ -151,7 +153,7 @@ class Session:
             found = (
                 resolve(self.store, f"{step.kind}/{artifacts[step.ref]}")
                 if step.ref in artifacts
-                else read_ref(self.store, self.config.namespace, step.ref)
+                else newest(self.store, self.config.namespace, step.ref, self.config.gate)
             )
             if found is None:
                 raise UsageError(
@@ -160,10 +162,16 @@ class Session:
                 )
             self.made[step.label] = found
 
-    def move_refs(self, steps: Sequence[Step]) -> None:
-        """Points the references at what was made."""
-        for step in steps:
-            move_ref(self.store, self.config.namespace, step.ref, self.made[step.label])
+    def conclude(self, steps: Sequence[Step]) -> None:
+        """Writes down what the run came to, and moves the references as far as the gate lets.
+
+        Raises:
+            GateRefused: when what was made is worse than what it would replace.
+        """
+        self.run.record_artifacts({label: made.artifact_id for label, made in self.made.items()})
+        known = {s.ref: self.made[s.label] for s in self.dag.steps if s.label in self.made}
+        made = {step.ref: known[step.ref] for step in steps}
+        move_references(self.store, self.config.namespace, self.config.gate, made, known)
 
     @property
     def report_file(self) -> Path | None:
@@ -181,6 +189,8 @@ def open_session(config: RunConfig, *, with_sources: bool) -> Iterator[Session]:
         with_sources: prepare and register the sources, because links will be fetched.
     """
     settings = Settings()
+    if config.score.inception is not None:
+        require_inception(config.score.inception)  # not after hours of training
     store = open_store(settings.store)
     progress = WATCHER.get() or SilentProgress()
     run = start_run(

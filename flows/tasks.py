@@ -32,6 +32,7 @@ def run_steps(
 
     Raises:
         BaseException: the first failure; what was running then has ended by itself.
+        GateRefused: all is made, but the gate holds back the references of generators.
     """
     futures: dict[str, Any] = {}
     for step in steps:
@@ -41,7 +42,7 @@ def run_steps(
         future.wait()
     if session.failures:
         raise session.failures[0]
-    session.move_refs(steps if refer is None else refer)
+    session.conclude(steps if refer is None else refer)
 
 
 def _task_of(session: Session, step: Step) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import UsageError
+from pipelines.gate import GateRow
 from pipelines.runtime.stage import StageConfig
 from pipelines.sources.emoji_splits import SOURCES, EmojiSplitConfig
 from pipelines.stages.assemble_examples import Config as AssembleExamplesConfig
@@ -58,6 +59,9 @@ class MemoryConfig(StageConfig):
     roles: tuple[Literal["train", "memory"], ...] = ("train",)
     evaluates: tuple[str, ...] | None = Field(
         None, description="evaluation sets scored against it; none: all"
+    )
+    share: float | None = Field(
+        None, gt=0, le=1, description="of their documents, as `memory.share`; none: that"
     )
 
 
@@ -108,6 +112,11 @@ class RunConfig(StageConfig):
     generate: GenerateConfig = GenerateConfig()
     score: ScoreGenerationsConfig = ScoreGenerationsConfig()
     report: WriteReportConfig = WriteReportConfig()
+    gate: tuple[GateRow, ...] = Field(
+        (),
+        description="rows of the score table that must not get worse, or the references of "
+        "generators and their scores stay; none: every reference follows",
+    )
     assemble: AssembleExamplesConfig = AssembleExamplesConfig()
 
     @field_validator("corpus", "encoder", mode="before")
@@ -174,6 +183,21 @@ class RunConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _gate_is_measured(self) -> RunConfig:
+        for row in self.gate:
+            for key, name, known in (
+                ("set", row.set, self.sets),
+                ("memory", row.memory or None, tuple(self.memories)),
+                ("model", row.model, tuple(self.generators)),
+            ):
+                if name is not None and name not in known:
+                    raise ValueError(
+                        f"gate: {key} {name} is none of this run's ({', '.join(known)}); change "
+                        "the row, or take the gate away with gate = []"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _lengths_agree(self) -> RunConfig:
         for name, generator in self.generators.items():
             if generator.stream.max_text_tokens != self.max_text_tokens:
@@ -181,6 +205,16 @@ class RunConfig(StageConfig):
                     f"generators.{name}.stream.max_text_tokens must equal max_text_tokens "
                     f"({self.max_text_tokens})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_agree(self) -> RunConfig:
+        side, read = self.normalize.image_size, self.image_tokenizer.image_size
+        if side is not None and side != read:
+            raise ValueError(
+                f"normalize.image_size {side} must equal the image tokenizer's {read} pixels: "
+                "what it writes is compared with the documents pixel by pixel"
+            )
         return self
 
     @property

@@ -194,11 +194,12 @@ class _Maker:
             ),
         ]
         for name, memory in config.memories.items():
+            share = config.memory.share if memory.share is None else memory.share
             steps.append(
                 _step(
                     f"build_memory[{name}]",
                     BuildMemory(),
-                    config.memory,
+                    config.memory.model_copy(update={"share": share}),
                     ("embed_documents",),
                     selected("embeddings", "embed_documents", role=memory.roles),
                     "build_memory",
@@ -251,6 +252,7 @@ class _Maker:
             "documents": "curate_documents",
             "scorer": "train_scorer",
             "image_tokenizer": "train_image_tokenizer",
+            "text_tokenizer": "train_text_tokenizer",
             "train": "assemble_examples[train]",
         }
         inputs |= {f"generator.{m}": f"train_generator[{m}]" for m in self.config.generators}

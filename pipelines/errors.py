@@ -4,14 +4,22 @@ PipelineError              1  the run failed; what was published is unharmed, ru
 ├── PoisonedShards         1  shards failed their retry budget; the others are done
 ├── TooFewSucceeded        1  a source's success rate is below the recipe's minimum
 ├── UsageError             2  the request itself is wrong: unknown key, missing file
-└── FoundWrong             3  stored data is not what it should be
+├── FoundWrong             3  stored data is not what it should be
+└── GateRefused            3  new generators are worse than the recipe's gate allows
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["FoundWrong", "PipelineError", "PoisonedShards", "TooFewSucceeded", "UsageError"]
+__all__ = [
+    "FoundWrong",
+    "GateRefused",
+    "PipelineError",
+    "PoisonedShards",
+    "TooFewSucceeded",
+    "UsageError",
+]
 
 
 class PipelineError(Exception):
@@ -36,5 +44,11 @@ class UsageError(PipelineError):
 
 class FoundWrong(PipelineError):
     """A check found stored data altered or missing."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class GateRefused(PipelineError):
+    """What was made is whole, but worse than what it should replace."""
 
     exit_code: ClassVar[int] = 3

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage_schemas.fingerprint import canonical_json
+from storage_schemas.fingerprint import canonical_json, sha256_file
 
 if TYPE_CHECKING:
     from racm3.encoder.clip import ClipEncoder
     from racm3.generator.transformer import Generator
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sequence.layout import Layout
     from racm3.text_tokenizer import TextTokenizer
 
@@ -32,6 +33,7 @@ __all__ = [
     "load_text_tokenizer",
     "pin_threads",
     "save_generator",
+    "weights_digest",
 ]
 
 CONFIG = "config.json"
@@ -55,6 +57,17 @@ def pin_threads(threads: int = 1) -> None:
     torch.set_num_threads(threads)
 
 
+def weights_digest(path: str) -> str:
+    """SHA-256 of a weights file; read again only when its size or time of change is another."""
+    status = Path(path).stat()
+    return _file_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    return sha256_file(Path(path))
+
+
 def load_text_tokenizer(files: Files) -> TextTokenizer:
     """Reads a `text_tokenizer` artifact."""
     from racm3.text_tokenizer import TextTokenizer
@@ -62,15 +75,11 @@ def load_text_tokenizer(files: Files) -> TextTokenizer:
     return TextTokenizer.from_json(files[TOKENIZER].read_text(encoding="utf-8"))
 
 
-def load_image_tokenizer(files: Files) -> VQGAN:
-    """Reads an `image_tokenizer` artifact."""
-    from safetensors.torch import load_file
+def load_image_tokenizer(files: Files) -> ImageTokenizer:
+    """Reads an `image_tokenizer` artifact, fitted here or public."""
+    from racm3.image_tokenizer.stored import load_image_tokenizer as load
 
-    from racm3.image_tokenizer.vqgan import VQGANConfig, vqgan_from_state
-
-    values = json.loads(files[CONFIG].read_text(encoding="utf-8"))
-    config = VQGANConfig(**(values | {"widths": tuple(values["widths"])}))
-    return vqgan_from_state(config, load_file(files[WEIGHTS]), device=device())
+    return load(files[CONFIG], files[WEIGHTS], device=device())
 
 
 def load_encoder(files: Files) -> ClipEncoder:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pipelines.errors import UsageError
 from pipelines.models import (
     load_encoder,
@@ -13,12 +15,21 @@ from pipelines.models import (
     load_text_tokenizer,
     pin_threads,
 )
-from pipelines.records import INDEX, documents_of, image_png, memory_of
+from pipelines.records import (
+    INDEX,
+    documents_of,
+    image_png,
+    memory_of,
+    modality_of,
+    order_of,
+    rows_of,
+)
 from pipelines.runtime.catalog import read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import Store
 from racm3.document import DocumentTokens
 from racm3.sampling.decode import SamplingConfig
+from racm3.sequence.order import context_order
 from storage_schemas.manifest import Manifest
 
 __all__ = ["Drawn", "FedContext", "draw_image", "only_namespace"]
@@ -42,6 +53,7 @@ class Drawn:
     generator: str
     memory: str | None
     contexts: tuple[FedContext, ...]
+    """In the order fed."""
 
     def facts(self) -> dict[str, Any]:
         """Everything but the image."""
@@ -99,11 +111,12 @@ def draw_image(
     checkpoint = asked.ref(f"generator.{model}")
     k = min(k, int(checkpoint.config["stream"]["max_k"]))
     name, contexts, tokens = asked.retrieve(prompt, memory, k) if k else (None, (), ())
+    ranks = context_order(len(contexts), order_of(checkpoint), np.random.default_rng(seed))
     return Drawn(
-        png=asked.draw(checkpoint, prompt, tokens, how, seed=seed),
+        png=asked.draw(checkpoint, prompt, tuple(tokens[i] for i in ranks), how, seed=seed),
         generator=checkpoint.artifact_id,
         memory=name,
-        contexts=contexts,
+        contexts=tuple(contexts[i] for i in ranks),
     )
 
 
@@ -160,7 +173,9 @@ class _Asked:
             )
             for hit in hits
         )
-        return name, fed, tuple(self._tokens(rows[hit.document_id]) for hit in hits)
+        shown = modality_of(self.ref("examples.train"))
+        tokens = (self._tokens(rows[hit.document_id]).showing(shown) for hit in hits)
+        return name, fed, tuple(tokens)
 
     def draw(
         self,
@@ -219,12 +234,11 @@ class _Asked:
         """Caption, source and codes of some documents."""
         columns = ["document_id", "caption", "source"]
         table = documents_of(self.reader, self.ref("documents").tables("documents"), columns)
-        rows = {r["document_id"]: r for r in table.to_pylist() if r["document_id"] in names}
+        rows = {row["document_id"]: row for row in rows_of(table, names).to_pylist()}
         for shard in self.ref("image_tokens").tables("image_tokens"):
             codes = self.reader.table(shard, ["document_id", "codes"])
-            for row in codes.to_pylist():
-                if row["document_id"] in rows:
-                    rows[row["document_id"]]["codes"] = row["codes"]
+            for row in rows_of(codes, names).to_pylist():
+                rows[row["document_id"]]["codes"] = row["codes"]
         return rows
 
     def _tokens(self, row: dict[str, Any]) -> DocumentTokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.runtime.reader import Reader, Selection
-from racm3.document import DocumentTokens
+from racm3.document import ContextModality, DocumentTokens
+from racm3.sequence.order import ContextOrder, asked_order
 from racm3.training.records import LogRow
 from racm3.training.stream import Example, QueryContexts
-from storage_schemas.manifest import Shard
+from storage_schemas.manifest import Manifest, Shard
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "IMAGE_VECTORS",
     "INDEX",
     "KEPT",
+    "context_pool",
     "documents_of",
     "examples_of",
     "image_array",
@@ -36,6 +38,9 @@ __all__ = [
     "kept_rows",
     "log_table",
     "memory_of",
+    "modality_of",
+    "order_of",
+    "rows_of",
     "same_tags",
     "samples_of",
     "vector_lists",
@@ -110,6 +115,12 @@ def documents_of(
     return pa.concat_tables(parts).sort_by("document_id").combine_chunks()
 
 
+def rows_of(table: pa.Table, ids: pa.Array | Sequence[str]) -> pa.Table:
+    """The rows of some documents, found without walking the table in Python."""
+    wanted = ids if isinstance(ids, pa.Array) else pa.array(list(ids), pa.string())
+    return table.filter(pc.is_in(table.column("document_id"), value_set=wanted))
+
+
 def same_tags(selection: Selection, shard: Shard) -> tuple[Shard, ...]:
     """The shards of `selection` that were made of the same source rows as `shard`."""
     return tuple(other for other in selection.tables() if other.tags == shard.tags)
@@ -167,17 +178,41 @@ def memory_of(table: pa.Table, files: Mapping[str, Path]) -> Memory:
     """A published memory: its table gives ids and sources, its files the vectors (mapped).
 
     Raises:
-        ValueError: when table and vectors disagree in number.
+        ValueError: when table and vectors disagree in number, or a document comes twice.
     """
     from racm3.retriever.memory import Memory
 
     table = table.sort_by("position")
+    ids = table.column("document_id")
+    if pc.count_distinct(ids).as_py() != len(ids):
+        raise ValueError("the memory holds a document twice; build it again")
     return Memory(
-        document_ids=tuple(table.column("document_id").to_pylist()),
+        document_ids=_Strings(ids),
         vectors=np.load(files[DOCUMENT_VECTORS], mmap_mode="r", allow_pickle=False),
         image_vectors=np.load(files[IMAGE_VECTORS], mmap_mode="r", allow_pickle=False),
-        sources=tuple(table.column("source").to_pylist()),
+        sources=_Strings(table.column("source")),
     )
+
+
+class _Strings(Sequence[str]):
+    """A column of strings, read where it is asked: a memory's is too long for Python objects."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._values = column
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return tuple(self._values[index].to_pylist())
+        return str(self._values[index].as_py())
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -203,6 +238,21 @@ def log_table(log: Sequence[LogRow]) -> pa.Table:
             for name, value in metrics.items()
         ]
     return pa.Table.from_pylist(rows, schema=TABLES["training_log"].arrow)
+
+
+def order_of(generator: Manifest) -> ContextOrder:
+    """The order of contexts that a generator is asked in: that of its training, else best first."""
+    return asked_order(generator.config["stream"].get("context_order", "shuffled"))
+
+
+def modality_of(examples: Manifest) -> ContextModality:
+    """What the contexts of an artifact of examples show."""
+    return cast(ContextModality, examples.config.get("context_modality", "both"))
+
+
+def context_pool(examples: Selection, rows: Sequence[Example]) -> list[DocumentTokens]:
+    """Main documents as contexts: they show what the contexts of these examples show."""
+    return [example.main.showing(modality_of(examples.manifest)) for example in rows]
 
 
 def examples_of(table: pa.Table) -> list[Example]:

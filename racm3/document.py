@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+ContextModality = Literal["both", "text", "image"]
+"""What a context shows of its document: caption and image, or one of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,4 +38,11 @@ class DocumentTokens:
     """Tokens of the caption, each in 0..text_size-1; empty for an empty caption."""
 
     image: tuple[int, ...]
-    """VQ codes of the image, row-major, h*w of them, each in 0..image_size-1."""
+    """VQ codes of the image, row-major, h*w of them, each in 0..image_size-1; empty in a context
+    that is fed without its image."""
+
+    def showing(self, modality: ContextModality) -> DocumentTokens:
+        """The document as a context of this modality: the other side is empty."""
+        if modality == "text":
+            return replace(self, image=())
+        return replace(self, text=()) if modality == "image" else self

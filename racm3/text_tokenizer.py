@@ -82,10 +82,23 @@ class TextTokenizer:
         Raises:
             ValueError: when an id is not 0..vocab_size-1.
         """
+        self._check(ids)
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def byte_lengths(self, ids: Sequence[int]) -> list[int]:
+        """How many UTF-8 bytes each token spells; a token may end within a character.
+
+        Raises:
+            ValueError: when an id is not 0..vocab_size-1.
+        """
+        self._check(ids)
+        # the alphabet of byte-level tokens has one character a byte
+        return [len(self._tokenizer.id_to_token(int(i)) or "") for i in ids]
+
+    def _check(self, ids: Sequence[int]) -> None:
         wrong = [i for i in ids if not 0 <= i < self.vocab_size]
         if wrong:
             raise ValueError(f"{wrong[0]} is not a text token: they are 0..{self.vocab_size - 1}")
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
 def _encodable(text: str) -> str:

@@ -185,12 +185,17 @@ _ALL = (
         type=pa.list_(_VECTOR),
         meaning="unit vectors of the caption with words dropped, one a draw",
     ),
+    Column(
+        name="image_query_vectors",
+        type=pa.list_(_VECTOR),
+        meaning="unit vectors of the image with patches dropped, one a draw",
+    ),
     Column(name="codes", type=_TOKENS, meaning="VQ codes, row-major"),
     Column(name="grid_height", type=pa.int32(), unit="code", meaning="rows of the code grid"),
     Column(name="grid_width", type=pa.int32(), unit="code", meaning="columns of the code grid"),
     # --- retrieval --------------------------------------------------------------------------
     Column(name="query", type=pa.string(), meaning="side that asked: text or image"),
-    Column(name="draw", type=pa.int32(), meaning="0: whole query; n: n-th draw of dropped words"),
+    Column(name="draw", type=pa.int32(), meaning="0: whole query; n: n-th draw with dropout"),
     Column(name="context_ids", type=_TEXTS, meaning="documents chosen, by rank"),
     Column(name="context_scores", type=_VECTOR, meaning="inner product with the query"),
     Column(name="context_ranks", type=_TOKENS, meaning="place in the full ranking, from 0"),
@@ -266,6 +271,12 @@ _ALL = (
     Column(name="unit", type=pa.string(), meaning="unit of the value"),
     Column(name="low", type=pa.float64(), nullable=True, meaning="lower end of the 95 % interval"),
     Column(name="high", type=pa.float64(), nullable=True, meaning="upper end of the 95 % interval"),
+    Column(
+        name="better",
+        type=pa.string(),
+        nullable=True,
+        meaning="which way is an improvement: higher or lower",
+    ),
     Column(
         name="reference", type=pa.string(), nullable=True, meaning="what the value is compared with"
     ),

@@ -49,8 +49,17 @@ def encode_shard(table: pa.Table, schema: TableSchema, *, shard_key: str) -> byt
     return sink.getvalue()
 
 
-def decode_shard(data: bytes, schema: TableSchema, *, sha256: str, name: str) -> pa.Table:
+def decode_shard(
+    data: bytes, schema: TableSchema, *, sha256: str, name: str, columns: list[str] | None = None
+) -> pa.Table:
     """Reads a shard back, or says which file is not what was published.
+
+    Args:
+        data: The whole file; all of its bytes are checked.
+        schema: What it should hold.
+        sha256: Of the bytes.
+        name: Of the file, for errors.
+        columns: Those to decode, in this order; none: all.
 
     Raises:
         IntegrityError: when the bytes differ from `sha256`, or a page fails its checksum.
@@ -62,12 +71,14 @@ def decode_shard(data: bytes, schema: TableSchema, *, sha256: str, name: str) ->
             "restore the file from a copy, or delete the manifest that names it and run again"
         )
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if file.schema_arrow.remove_metadata() != schema.arrow.remove_metadata():
+            raise SchemaError(
+                f"{name}: its columns are not those of {schema.kind} v{schema.version}"
+            )
+        return file.read() if columns is None else file.read(columns).select(columns)
     except (pa.ArrowException, OSError) as error:
         raise IntegrityError(f"{name}: not readable as Parquet: {error}") from error
-    if table.schema.remove_metadata() != schema.arrow.remove_metadata():
-        raise SchemaError(f"{name}: its columns are not those of {schema.kind} v{schema.version}")
-    return table
 
 
 def footer(path: Path) -> Mapping[str, str]:

@@ -121,8 +121,9 @@ _DEFINED = (
     _table(
         "embeddings",
         "document_id",
-        ("document_id", "text_vector", "image_vector", "query_vectors"),
-        "Unit vectors of the two sides of each document, and of its caption with words dropped.",
+        ("document_id", "text_vector", "image_vector", "query_vectors", "image_query_vectors"),
+        "Unit vectors of the two sides of each document, and of its queries with dropout.",
+        version=2,
     ),
     _table(
         "image_tokens",
@@ -223,11 +224,13 @@ _DEFINED = (
             "unit",
             "low",
             "high",
+            "better",
             "reference",
             "protocol",
         ),
         "The score table.",
         required=("set", "group", "memory"),
+        version=2,
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli import ask, look, serve, work
+from flows.cli.compare import compare
 
 __all__ = ["app"]
 
@@ -20,6 +21,7 @@ app.command("plan")(work.plan)
 app.command("status")(look.status)
 app.command("show")(look.show)
 app.command("lineage")(look.lineage)
+app.command("compare")(compare)
 app.command("generate")(ask.generate)
 app.command("deploy")(serve.deploy)
 

@@ -13,16 +13,22 @@ from storage_schemas.manifest import Manifest
 __all__ = ["print_scores", "telling_rows"]
 
 _METRICS = (
-    "perplexity",
     "perplexity_ratio",
     "nll_difference",
     "token_accuracy",
     "token_accuracy_ratio",
     "psnr",
+    "fid",
     "kid",
+    "kid_difference",
+    "kid_ratio",
     "cmmd",
+    "cmmd_difference",
+    "cmmd_ratio",
     "clip_score",
     "cider",
+    "cider_gain",
+    "cider_gain_over_copy",
 )
 _COLUMNS = ("set", "group", "task", "metric", "model", "memory", "k", "value", "low", "high", "n")
 

@@ -28,16 +28,23 @@ _TITLES = {
 }
 _METRICS: dict[tuple[str, str], tuple[str, bool]] = {
     ("image_perplexity", "image"): ("Image perplexity", False),
+    ("bits_per_pixel", "image"): ("Bits per pixel", False),
     ("token_accuracy", "image"): ("Drawn image tokens that are right", True),
     ("psnr", "image"): ("PSNR against the original", True),
     ("clip_score", "image"): ("CLIP score", True),
+    ("fid", "image"): ("FID", False),
     ("kid", "image"): ("KID", False),
     ("cmmd", "image"): ("CMMD", False),
     ("caption_perplexity", "caption"): ("Caption perplexity", False),
+    ("bits_per_byte", "caption"): ("Bits per byte", False),
     ("cider", "caption"): ("CIDEr", True),
 }
 """Title and whether higher is better; the order is that of the rows."""
-_PAIRED = ("perplexity_ratio", "nll_difference", "token_accuracy_ratio")
+_PAIRED = (
+    *("perplexity_ratio", "nll_difference", "token_accuracy_ratio"),
+    *("kid_difference", "kid_ratio", "cmmd_difference", "cmmd_ratio"),
+    *("cider_gain", "cider_gain_over_copy"),
+)
 WRONG = "wrong"
 FAMILIAR = "familiar"
 """The set whose whole is the question; other sets are asked part by part."""

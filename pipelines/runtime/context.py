@@ -22,11 +22,13 @@ __all__ = [
     "Progress",
     "RunContext",
     "SilentProgress",
+    "artifacts_of_run",
     "environment",
     "environment_digest",
     "start_run",
 ]
 
+ARTIFACTS = "artifacts.json"
 _PACKAGES = (
     "racm3-pipeline", "ray", "pyarrow", "torch", "open_clip_torch", "faiss-cpu", "autofaiss",
     "img2dataset", "prefect", "numpy", "pillow", "tokenizers", "safetensors",
@@ -92,6 +94,16 @@ class RunContext:
         )
         with self._lock, (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event.to_json(), ensure_ascii=True) + "\n")
+
+    def record_artifacts(self, artifacts: Mapping[str, str]) -> None:
+        """Writes down which artifacts the run came to, made or reused: ids by label of the step."""
+        (self.folder / ARTIFACTS).write_bytes(canonical_json(dict(artifacts)))
+
+
+def artifacts_of_run(store: Store, run_id: str) -> dict[str, str]:
+    """Artifact ids by label of the step; empty where the run did not finish its steps."""
+    data = store.get(f"_runs/{run_id}/{ARTIFACTS}")
+    return {} if data is None else dict(json.loads(data))
 
 
 def start_run(

@@ -82,8 +82,8 @@ class Reader:
                 f"{shard.path}: is missing from the store; "
                 "restore it, or delete the manifest that names it and run again"
             )
-        table = decode_shard(data, TABLES[shard.name], sha256=shard.sha256, name=shard.path)
-        return table if columns is None else table.select(columns)
+        schema = TABLES[shard.name]
+        return decode_shard(data, schema, sha256=shard.sha256, name=shard.path, columns=columns)
 
     def tables(self, shards: Iterable[Shard], columns: list[str] | None = None) -> pa.Table:
         """Several shards of one table, end to end.

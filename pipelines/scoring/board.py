@@ -89,6 +89,7 @@ class Board:
             "unit": score.unit,
             "low": score.low,
             "high": score.high,
+            "better": "higher" if score.higher_is_better else "lower",
             "reference": score.reference,
             "protocol": score.protocol,
         }

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.models import LoadedGenerator
 from pipelines.scoring.board import Board, Place, Slice
 from racm3.document import DocumentTokens
-from racm3.metrics.bootstrap import paired_bootstrap
-from racm3.metrics.perplexity import ExampleNLL, example_nll, perplexity_score
+from racm3.metrics.bootstrap import paired_bootstrap, resample
+from racm3.metrics.perplexity import ExampleNLL, bits_score, example_nll, perplexity_score
 from racm3.metrics.score import Score
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import Example
 
-__all__ = ["Contender", "Protocol", "measure_perplexities"]
+__all__ = ["Asked", "Contender", "Protocol", "measure_perplexities"]
 
 Task = Literal["image", "caption"]
 TASKS: tuple[Task, ...] = ("image", "caption")
@@ -31,6 +33,30 @@ class Contender:
     name: str
     generator: LoadedGenerator
     reads_contexts: bool
+    order: ContextOrder = "best_first"
+    """Of the contexts that it is given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """The evaluation examples that ask one memory."""
+
+    examples: Sequence[Example]
+    places: Sequence[Place]
+    """Where each example belongs."""
+    slices: Sequence[Slice]
+    pixels: NDArray[np.float64]
+    """Of each example's image."""
+    spelt: Sequence[Sequence[int]]
+    """How many UTF-8 bytes each token of each example's caption spells."""
+
+    def extent(self, task: Task, measured: ExampleNLL) -> NDArray[np.float64]:
+        """Pixels, or bytes of the caption's tokens that were measured, of each example, [n]."""
+        if task == "image":
+            return self.pixels
+        counts = measured.tokens.astype(int).tolist()
+        pairs = zip(self.spelt, counts, strict=True)
+        return np.array([float(sum(lengths[:count])) for lengths, count in pairs])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,37 +75,36 @@ class Protocol:
 def measure_perplexities(
     board: Board,
     contenders: Sequence[Contender],
-    examples: Mapping[str, Sequence[Example]],
-    places: Mapping[str, tuple[Sequence[Place], Sequence[Slice]]],
+    asked: Mapping[str, Asked],
     pool: Sequence[DocumentTokens],
     protocol: Protocol,
     tick: Callable[[str], None],
 ) -> None:
-    """Fills the board with perplexities and their differences.
+    """Fills the board with perplexities, bits a pixel and byte, and differences.
 
     Args:
         board: Filled.
         contenders: All generators.
-        examples: By memory.
-        places: By memory: where each example belongs, and the slices.
+        asked: Examples by memory.
         pool: Training documents, from which wrong contexts are drawn.
         protocol: How.
         tick: Told what was measured, for whoever waits.
     """
-    for memory, some in examples.items():
+    for memory, these in asked.items():
+        some = these.examples
         measured: dict[tuple[str, str, int, str], ExampleNLL] = {}
         for contender in contenders:
             wrong = _wrong_contexts(len(some), pool, protocol)
             for task in TASKS:
                 for k in protocol.ks if contender.reads_contexts else (0,):
-                    nll = _nll(contender, some, task, k, None)
+                    nll = _nll(contender, some, task, k, None, protocol.seed)
                     measured[contender.name, task, k, memory if k else ""] = nll
                     tick(f"{contender.name}: {task} perplexity at K={k}, {memory}")
                 if contender.reads_contexts:
-                    nll = _nll(contender, some, task, protocol.k, wrong)
+                    nll = _nll(contender, some, task, protocol.k, wrong, protocol.seed)
                     measured[contender.name, task, protocol.k, WRONG] = nll
-        _write(board, measured, *places[memory], protocol)
-        _compare(board, measured, contenders, *places[memory], protocol, memory)
+        _write(board, measured, these, protocol)
+        _compare(board, measured, contenders, these, protocol, memory)
 
 
 def _nll(
@@ -88,9 +113,18 @@ def _nll(
     task: Task,
     k: int,
     contexts: Sequence[Sequence[DocumentTokens]] | None,
+    seed: int,
 ) -> ExampleNLL:
-    model, layout = contender.generator.model, contender.generator.layout
-    return example_nll(model, examples, layout=layout, task=task, k=k, contexts=contexts)
+    return example_nll(
+        contender.generator.model,
+        examples,
+        layout=contender.generator.layout,
+        task=task,
+        k=k,
+        contexts=contexts,
+        order=contender.order,
+        seed=seed,
+    )
 
 
 def _wrong_contexts(
@@ -104,31 +138,33 @@ def _wrong_contexts(
 def _write(
     board: Board,
     measured: Mapping[tuple[str, str, int, str], ExampleNLL],
-    places: Sequence[Place],
-    slices: Sequence[Slice],
+    asked: Asked,
     protocol: Protocol,
 ) -> None:
-    del places
-    for (model, task, k, memory), nll in measured.items():
-        for where in slices:
+    for where in asked.slices:
+        drawn = resample(
+            [asked.places[i].cluster for i in where.index],
+            rng=np.random.default_rng([protocol.seed, 2]),
+            resamples=protocol.resamples,
+        )
+        for (model, name, k, memory), nll in measured.items():
             part = ExampleNLL(nll=nll.nll[where.index], tokens=nll.tokens[where.index])
             if part.tokens.sum() == 0:
                 continue
-            score = perplexity_score(
-                part,
-                task="image" if task == "image" else "caption",
-                generator=np.random.default_rng([protocol.seed, 2]),
-                resamples=protocol.resamples,
-            )
-            board.add(score, model=model, task=task, where=where, k=k, memory=memory)
+            task: Task = "image" if name == "image" else "caption"
+            extent = asked.extent(task, nll)
+            for score in (
+                perplexity_score(part, task=task, resampling=drawn),
+                bits_score(part, extent[where.index], task=task, resampling=drawn),
+            ):
+                board.add(score, model=model, task=task, where=where, k=k, memory=memory)
 
 
 def _compare(
     board: Board,
     measured: Mapping[tuple[str, str, int, str], ExampleNLL],
     contenders: Sequence[Contender],
-    places: Sequence[Place],
-    slices: Sequence[Slice],
+    asked: Asked,
     protocol: Protocol,
     memory: str,
 ) -> None:
@@ -140,8 +176,8 @@ def _compare(
             base = measured.get((protocol.baseline, task, 0, ""))
             if base is None:
                 continue
-            for where in slices:
-                for score in _paired(ours, base, where, places, protocol):
+            for where in asked.slices:
+                for score in _paired(ours, base, where, asked.places, protocol):
                     board.add(
                         score, model=contender.name, task=task, where=where, k=protocol.k,
                         memory=memory,

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.errors import PipelineError
 from pipelines.models import load_text_tokenizer
-from pipelines.records import documents_of, same_tags
+from pipelines.records import documents_of, rows_of, same_tags
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
     Inputs,
@@ -21,7 +22,7 @@ from pipelines.runtime.stage import (
     ShardStage,
     StageConfig,
 )
-from racm3.document import DocumentTokens
+from racm3.document import ContextModality, DocumentTokens
 from racm3.text_tokenizer import TextTokenizer
 from storage_schemas.ids import example_id
 from storage_schemas.manifest import Shard
@@ -37,11 +38,15 @@ class Config(StageConfig):
 
     memory: str = Field("restricted", description="name of the memory in the recipe")
     max_text_tokens: int = Field(32, ge=1, description="captions are cut to so many tokens")
+    context_modality: ContextModality = Field(
+        "both", description="what a context shows of its document: both, text (caption) or image"
+    )
 
 
 class AssembleExamples(ShardStage[Config]):
     """`examples`: a document's tokens, and those of every candidate context once.
 
+    Whoever reads examples sees contexts as `context_modality` has them; their ids stay.
     Rows are sorted by example id, a digest: reading them in order is reading them shuffled.
     """
 
@@ -74,19 +79,24 @@ class AssembleExamples(ShardStage[Config]):
         return plans
 
     def build(self, config: Config, whole: Inputs, reader: Reader) -> ShardFunction:
-        """Tokenises the memory once."""
+        """Reads the memory's captions and codes once; only what is retrieved becomes tokens."""
         tokenizer = load_text_tokenizer(reader.files(whole["text_tokenizer"]))
         limit = config.max_text_tokens
-        memory = _tokens(
-            documents_of(reader, whole["memory_documents"].tables("documents")),
-            _codes(reader, whole["memory_tokens"].tables("image_tokens")),
-            tokenizer,
-        )
+        captions = documents_of(reader, whole["memory_documents"].tables("documents"))
+        codes = _code_table(reader, whole["memory_tokens"].tables("image_tokens"))
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
             documents = documents_of(reader, plan.inputs["documents"], _PLACE)
-            own = _tokens(documents, _codes(reader, plan.inputs["image_tokens"]), tokenizer)
-            asked = _asked(reader, plan.inputs["contexts"])
+            own = _tokens(documents, _code_table(reader, plan.inputs["image_tokens"]), tokenizer)
+            contexts = reader.tables(plan.inputs["contexts"])
+            asked = _asked(contexts)
+            chosen = pc.unique(pc.list_flatten(contexts.column("context_ids")))
+            memory = {
+                name: tokens.showing(config.context_modality)
+                for name, tokens in _tokens(
+                    rows_of(captions, chosen), rows_of(codes, chosen), tokenizer
+                ).items()
+            }
             rows = [
                 _row(place, own[place["document_id"]], asked[place["document_id"]], memory, config)
                 for place in documents.select(list(_PLACE)).to_pylist()
@@ -103,13 +113,10 @@ class AssembleExamples(ShardStage[Config]):
         return run
 
 
-def _codes(reader: Reader, shards: Sequence[Shard]) -> dict[str, list[int]]:
+def _code_table(reader: Reader, shards: Sequence[Shard]) -> pa.Table:
     columns = ["document_id", "codes"]
-    return {
-        name: codes
-        for shard in shards
-        for name, codes in zip(*_lists(reader.table(shard, columns), columns), strict=True)
-    }
+    parts = [reader.table(shard, columns) for shard in shards]
+    return pa.concat_tables(parts) if parts else TABLES["image_tokens"].empty().select(columns)
 
 
 def _lists(table: pa.Table, columns: Sequence[str]) -> list[list[Any]]:
@@ -117,21 +124,22 @@ def _lists(table: pa.Table, columns: Sequence[str]) -> list[list[Any]]:
 
 
 def _tokens(
-    documents: pa.Table, codes: Mapping[str, list[int]], tokenizer: TextTokenizer
+    documents: pa.Table, codes_of: pa.Table, tokenizer: TextTokenizer
 ) -> dict[str, DocumentTokens]:
     """Tokens of documents by id, captions uncut."""
     names, captions = _lists(documents, ["document_id", "caption"])
+    codes = dict(zip(*_lists(codes_of, ["document_id", "codes"]), strict=True))
     return {
         name: DocumentTokens(text=tuple(tokenizer.encode(caption)), image=tuple(codes[name]))
         for name, caption in zip(names, captions, strict=True)
     }
 
 
-def _asked(reader: Reader, shards: Sequence[Shard]) -> dict[str, list[dict[str, Any]]]:
+def _asked(contexts: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """Queries by document, text before image, by draw."""
     columns = ["document_id", "query", "draw", "context_ids"]
     asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in reader.tables(shards, columns).to_pylist():
+    for row in contexts.select(columns).to_pylist():
         asked[row["document_id"]].append(row)
     for queries in asked.values():
         queries.sort(key=lambda row: (row["query"] != "text", row["draw"]))

@@ -16,6 +16,7 @@ from pipelines.index_builder import build_index
 from pipelines.records import DOCUMENT_VECTORS, IMAGE_VECTORS, INDEX, vector_matrix
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from storage_schemas.fingerprint import sha256_bytes
 from storage_schemas.tables import TABLES
 
 __all__ = ["BuildMemory", "Config"]
@@ -42,6 +43,14 @@ class Config(StageConfig):
         "32G", description="memory of the build, more than the index: bounds what k-means sees"
     )
     max_query_ms: float = Field(10.0, gt=0, description="slowest search, for autofaiss' choice")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of the documents, drawn by the digest of seed and id: a smaller memory is "
+        "part of every larger one",
+    )
+    seed: int = Field(0, ge=0, description="of the share")
     recall_queries: int = Field(
         500, ge=1, description="captions' vectors that recall is measured on"
     )
@@ -69,7 +78,7 @@ class BuildMemory(FitStage[Config]):
             UsageError: when no embedding is selected, or one of another role is.
             PipelineError: when autofaiss gives no index, or one that is not of these vectors.
         """
-        held = _read(reader, inputs["embeddings"])
+        held = _read(reader, inputs["embeddings"], config)
         count = len(held.ids)
         workspace.report(0, 3, f"{count} documents")
         vectors = workspace.staging / "vectors"
@@ -87,9 +96,9 @@ class BuildMemory(FitStage[Config]):
         return FitOutput(
             files=files,
             tables={"memory": held.table()},
-            rows_in=count + held.repeated,
+            rows_in=count + sum(held.dropped.values()),
             rows_out=count,
-            dropped={"repeated_document": held.repeated} if held.repeated else {},
+            dropped=held.dropped,
             facts=facts,
         )
 
@@ -104,7 +113,8 @@ class _Held:
     vectors: NDArray[np.float32]
     images: NDArray[np.float32]
     texts: NDArray[np.float32]
-    repeated: int
+    dropped: dict[str, int]
+    """Rows that were selected and are not held, by reason."""
 
     def table(self) -> pa.Table:
         """The table `memory`."""
@@ -119,7 +129,7 @@ class _Held:
         )
 
 
-def _read(reader: Reader, selection: Selection) -> _Held:
+def _read(reader: Reader, selection: Selection, config: Config) -> _Held:
     from racm3.retriever.memory import document_vectors
 
     shards = sorted(selection.tables("embeddings"), key=lambda s: s.tags.get("order", ""))
@@ -141,6 +151,14 @@ def _read(reader: Reader, selection: Selection) -> _Held:
     whole = pa.concat_tables(tables)
     names = np.array([name for name, _, _ in places])
     _, first = np.unique(names, return_index=True)
+    repeated = len(names) - len(first)
+    first = np.array([i for i in first if _is_held(places[i][0], config)], dtype=np.int64)
+    if not len(first):
+        raise UsageError(
+            f"build_memory: a share of {config.share} of {len(names) - repeated} documents holds "
+            "none; raise it"
+        )
+    left_out = len(names) - repeated - len(first)
     texts = vector_matrix(whole.column("text_vector"))[first]
     images = vector_matrix(whole.column("image_vector"))[first]
     return _Held(
@@ -150,8 +168,18 @@ def _read(reader: Reader, selection: Selection) -> _Held:
         vectors=document_vectors(texts, images),
         images=images,
         texts=texts,
-        repeated=len(places) - len(first),
+        dropped={
+            reason: count
+            for reason, count in (("repeated_document", repeated), ("beyond_share", left_out))
+            if count
+        },
     )
+
+
+def _is_held(document_id: str, config: Config) -> bool:
+    """Whether the share holds a document: a matter of the document alone, whoever else is there."""
+    digest = sha256_bytes(f"{config.seed} {document_id}".encode())
+    return int(digest[:13], 16) < config.share * 16**13  # 52 bits: a float holds them exactly
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipelines.models import (
     load_text_tokenizer,
     pin_threads,
 )
-from pipelines.records import examples_of, image_png
+from pipelines.records import examples_of, image_png, order_of
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
     Inputs,
@@ -28,14 +28,16 @@ from pipelines.runtime.stage import (
     ShardStage,
     StageConfig,
 )
+from racm3.retriever.query import document_generator
 from racm3.sampling.decode import SamplingConfig
+from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.stream import Example, QueryContexts
 from storage_schemas.fingerprint import canonical_json, digest_of
 from storage_schemas.ids import generation_id
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sampling.tasks import Prompt, Sampled
     from racm3.text_tokenizer import TextTokenizer
 
@@ -50,6 +52,9 @@ class Config(StageConfig):
     model: str = Field("", description="name of the generator; a run fills it in")
     memory: str | None = Field(None, description="name of the memory; a run fills it in")
     k: int = Field(2, description="contexts put in front")
+    context_order: ContextOrder | None = Field(
+        None, description="of the contexts; none: as in training, best first where it shuffles"
+    )
     tasks: tuple[Task, ...] = ("image", "caption")
     images: SamplingConfig = Field(default_factory=SamplingConfig)
     captions: SamplingConfig = Field(default_factory=SamplingConfig)
@@ -93,9 +98,11 @@ class Generate(ShardStage[Config]):
     def build(self, config: Config, whole: Inputs, reader: Reader) -> ShardFunction:
         """Loads the generator and both tokenizers once."""
         pin_threads()
+        trained = whole["generator"].manifest
         writer = _Writer(
             config,
-            artifact_id=whole["generator"].manifest.artifact_id,
+            order=config.context_order or order_of(trained),
+            artifact_id=trained.artifact_id,
             content=whole["generator"].content_digest,
             generator=load_generator(reader.files(whole["generator"])),
             images=load_image_tokenizer(reader.files(whole["image_tokenizer"])),
@@ -135,13 +142,15 @@ class _Writer:
         self,
         config: Config,
         *,
+        order: ContextOrder,
         artifact_id: str,
         content: str,
         generator: LoadedGenerator,
-        images: VQGAN,
+        images: ImageTokenizer,
         text: TextTokenizer,
     ) -> None:
-        self.config, self.artifact_id, self.content = config, artifact_id, content
+        self.config, self.order = config, order
+        self.artifact_id, self.content = artifact_id, content
         self.generator, self.images, self.text = generator, images, text
 
     def write(self, table: pa.Table) -> pa.Table:
@@ -150,7 +159,7 @@ class _Writer:
         rows = []
         for task in self.config.tasks:
             asked = [
-                (example, place, _contexts(example, task, self.config.k), sample)
+                (example, place, self._contexts(example, task), sample)
                 for example, place in zip(examples, places, strict=True)
                 for sample in range(_samples(self.config, task))
             ]
@@ -160,6 +169,19 @@ class _Writer:
             for (example, place, contexts, _), seed, one in zip(asked, seeds, drawn, strict=True):
                 rows.append(self._row(task, example, place, contexts, seed, one))
         return pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
+
+    def _contexts(self, example: Example, task: Task) -> QueryContexts | None:
+        """What the prompt retrieves, in the order fed."""
+        ranked = _retrieved(example, task, self.config.k)
+        if ranked is None:
+            return None
+        shuffle = document_generator(self.config.seed, example.document_id)
+        ranks = context_order(len(ranked.contexts), self.order, shuffle)
+        return replace(
+            ranked,
+            document_ids=tuple(ranked.document_ids[i] for i in ranks),
+            contexts=tuple(ranked.contexts[i] for i in ranks),
+        )
 
     def _prompt(self, example: Example, task: Task, contexts: QueryContexts | None) -> Prompt:
         from racm3.sampling.tasks import Prompt
@@ -234,7 +256,7 @@ class _Writer:
         return image_png(tensor_to_images(pixels)[0])
 
 
-def _contexts(example: Example, task: Task, k: int) -> QueryContexts | None:
+def _retrieved(example: Example, task: Task, k: int) -> QueryContexts | None:
     """What the prompt alone retrieves: by caption for an image, by image for a caption."""
     side = "text" if task == "image" else "image"
     asked = [query for query in example.queries if query.query == side]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipelines.records import INDEX, memory_of, vector_matrix
 from pipelines.runtime.reader import Reader
+from pipelines.runtime.reader import Selection as Input
 from pipelines.runtime.stage import (
     Inputs,
     ShardFunction,
@@ -23,7 +24,9 @@ from pipelines.runtime.stage import (
     StageConfig,
 )
 from racm3.retriever.memory import document_vectors
-from racm3.retriever.retriever import Retriever
+from racm3.retriever.query import document_generator
+from racm3.retriever.random_ranking import RandomRetriever
+from racm3.retriever.retriever import MAX_CANDIDATES, Retrieved, Retriever
 from racm3.retriever.selection import MainDocument, Selection, SelectionConfig
 from storage_schemas.tables import TABLES
 
@@ -33,6 +36,9 @@ _IN_MEMORY = {"train", "memory"}
 """Roles whose documents the memory may hold: what they ask must not give them back."""
 _BATCH = 64
 
+Side = Literal["text", "image"]
+_SIDES: tuple[Side, ...] = ("text", "image")
+
 
 class Config(StageConfig):
     """How contexts are chosen."""
@@ -41,15 +47,28 @@ class Config(StageConfig):
         default_factory=SelectionConfig, description="`max_contexts` is K at most"
     )
     first_candidates: int = Field(32, ge=1, description="hits asked of the index at first")
+    max_candidates: int = Field(
+        MAX_CANDIDATES, ge=1, description="most hits of a query: none walks the whole memory"
+    )
     rescore: bool = Field(True, description="score candidates with the memory's own vectors")
+    ranking: Literal["relevance", "random"] = Field(
+        "relevance", description="random: documents of the memory that nobody asked for, no floor"
+    )
+    seed: int = Field(0, ge=0, description="of the random ranking")
+    whole_queries: bool = Field(
+        True,
+        description="documents of the memory's own roles also ask without dropout; false: only "
+        "where they have no draw with it, as in RA-CM3",
+    )
 
 
 class RetrieveContexts(ShardStage[Config]):
-    """`contexts`: for each document its whole caption, each draw of it, and its image ask.
+    """`contexts`: each document asks with its caption and its image, whole and in each draw.
 
     Validation and evaluation documents ask as a prompt would: with the whole caption (draw 0) or
     the image, and nothing else of them is known to the selection. Documents of the memory's own
-    roles are kept from themselves and, by `selection`, from near copies of themselves.
+    roles ask with their draws too, and are kept from themselves and, by `selection`, from near
+    copies of themselves.
     """
 
     name = "retrieve_contexts"
@@ -67,25 +86,13 @@ class RetrieveContexts(ShardStage[Config]):
 
     def build(self, config: Config, whole: Inputs, reader: Reader) -> ShardFunction:
         """Opens the memory once."""
-        import faiss
-
-        from racm3.retriever.index import FaissIndex
-
-        faiss.omp_set_num_threads(1)
-        files = reader.files(whole["memory"])
-        memory = memory_of(reader.tables(whole["memory"].tables("memory")), files)
-        retriever = Retriever(
-            memory,
-            FaissIndex.load(files[INDEX]),
-            config.selection,
-            first_candidates=config.first_candidates,
-            rescore=config.rescore,
-        )
+        ask = _asker(config, whole["memory"], reader)
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
             table = reader.tables(plan.inputs["embeddings"])
-            asking = list(_queries(table, known=plan.tags["role"] in _IN_MEMORY))
-            return _answer(retriever, asking)
+            if plan.tags["role"] in _IN_MEMORY:
+                return _answer(ask, list(_known_queries(table, whole=config.whole_queries)))
+            return _answer(ask, list(_prompts(table)))
 
         return run
 
@@ -95,37 +102,83 @@ class _Query:
     """One question of one document."""
 
     document_id: str
-    query: Literal["text", "image"]
+    query: Side
     draw: int
     vector: NDArray[np.float32]
     main: MainDocument | None
 
+    def chance(self, seed: int) -> np.random.Generator:
+        """A generator of its own."""
+        return document_generator(seed, self.document_id, _SIDES.index(self.query), self.draw)
 
-def _queries(table: pa.Table, *, known: bool) -> Iterator[_Query]:
-    """All questions of a shard, document by document."""
-    if not table.num_rows:
-        return
-    texts = vector_matrix(table.column("text_vector"))
-    images = vector_matrix(table.column("image_vector"))
-    vectors = document_vectors(texts, images)
-    draws = table.column("query_vectors").to_pylist() if known else [[]] * table.num_rows
+
+_Ask = Callable[[Sequence[_Query]], Retrieved]
+
+
+def _asker(config: Config, held: Input, reader: Reader) -> _Ask:
+    """The memory, ready to be asked."""
+    import faiss
+
+    from racm3.retriever.index import FaissIndex
+
+    faiss.omp_set_num_threads(1)
+    files = reader.files(held)
+    memory = memory_of(reader.tables(held.tables("memory")), files)
+    if config.ranking == "random":
+        drawn = RandomRetriever(memory, config.selection)
+        return lambda asked: drawn.retrieve(
+            *_asked(asked), [one.chance(config.seed) for one in asked]
+        )
+    retriever = Retriever(
+        memory,
+        FaissIndex.load(files[INDEX]),
+        config.selection,
+        first_candidates=min(config.first_candidates, config.max_candidates),
+        max_candidates=config.max_candidates,
+        rescore=config.rescore,
+    )
+    return lambda asked: retriever.retrieve(*_asked(asked))
+
+
+def _asked(asking: Sequence[_Query]) -> tuple[NDArray[np.float32], list[MainDocument | None]]:
+    return np.stack([one.vector for one in asking]), [one.main for one in asking]
+
+
+def _prompts(table: pa.Table) -> Iterator[_Query]:
+    """What a prompt would ask: the caption or the image of each document, as it is."""
+    texts, images = _sides(table)
     for row, name in enumerate(table.column("document_id").to_pylist()):
-        main = None
-        if known:
-            main = MainDocument(document_id=name, vector=vectors[row], image_vector=images[row])
-        asked = [texts[row], *(np.asarray(draw, dtype=np.float32) for draw in draws[row])]
-        for draw, vector in enumerate(asked):
-            yield _Query(document_id=name, query="text", draw=draw, vector=vector, main=main)
-        yield _Query(document_id=name, query="image", draw=0, vector=images[row], main=main)
+        yield _Query(document_id=name, query="text", draw=0, vector=texts[row], main=None)
+        yield _Query(document_id=name, query="image", draw=0, vector=images[row], main=None)
 
 
-def _answer(retriever: Retriever, asking: Sequence[_Query]) -> ShardOutput:
+def _known_queries(table: pa.Table, *, whole: bool) -> Iterator[_Query]:
+    """All questions of documents that the memory may hold, document by document."""
+    texts, images = _sides(table)
+    vectors = document_vectors(texts, images)
+    drawn: dict[Side, tuple[NDArray[np.float32], list[Any]]] = {
+        "text": (texts, table.column("query_vectors").to_pylist()),
+        "image": (images, table.column("image_query_vectors").to_pylist()),
+    }
+    for row, name in enumerate(table.column("document_id").to_pylist()):
+        main = MainDocument(document_id=name, vector=vectors[row], image_vector=images[row])
+        for query, (sides, draws) in drawn.items():
+            asked = [sides[row], *(np.asarray(draw, dtype=np.float32) for draw in draws[row])]
+            first = 0 if whole or not draws[row] else 1
+            for draw, vector in enumerate(asked[first:], first):
+                yield _Query(document_id=name, query=query, draw=draw, vector=vector, main=main)
+
+
+def _sides(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return vector_matrix(table.column("text_vector")), vector_matrix(table.column("image_vector"))
+
+
+def _answer(ask: _Ask, asking: Sequence[_Query]) -> ShardOutput:
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     for start in range(0, len(asking), _BATCH):
         part = asking[start : start + _BATCH]
-        vectors = np.stack([one.vector for one in part])
-        found = retriever.retrieve(vectors, [one.main for one in part])
+        found = ask(part)
         counts.update({f"skipped_{rule.value}": n for rule, n in found.counts.items() if n})
         counts["queries_short_of_contexts"] += found.short
         rows += [_row(one, chosen) for one, chosen in zip(part, found.selections, strict=True)]

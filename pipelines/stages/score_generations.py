@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
-from pipelines.models import load_encoder, load_generator, load_image_tokenizer, pin_threads
-from pipelines.records import examples_of, image_array, samples_of
+from pipelines.models import (
+    load_encoder,
+    load_generator,
+    load_image_tokenizer,
+    load_text_tokenizer,
+    pin_threads,
+)
+from pipelines.records import (
+    KEPT,
+    context_pool,
+    examples_of,
+    image_array,
+    order_of,
+    rows_of,
+    samples_of,
+)
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from pipelines.scoring.baselines import copies, floor
 from pipelines.scoring.board import Board, Place, Slice, slices_of
-from pipelines.scoring.perplexities import Contender, Protocol, measure_perplexities
+from pipelines.scoring.copying import add_copy_rates, fed_documents
+from pipelines.scoring.inception import InceptionWeights, open_inception
+from pipelines.scoring.perplexities import Asked, Contender, Protocol, measure_perplexities
+from pipelines.scoring.retrieval import add_recall, counterparts
 from pipelines.scoring.samples import (
     Answers,
+    Instruments,
+    Measured,
     Truth,
-    add_caption_scores,
-    add_image_scores,
-    add_ratios,
+    compare,
+    compare_with_copy,
+    measure,
 )
-from racm3.encoder.base import MultimodalEncoder
-from racm3.metrics.copy_rows import copy_top
+from racm3.document import DocumentTokens
 from racm3.metrics.score import Score
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import Example
 
-__all__ = ["Config", "ScoreGenerations"]
+if TYPE_CHECKING:
+    from racm3.image_tokenizer.base import ImageTokenizer
 
-COPY = "copy the top document"
-FLOOR = "image tokenizer"
+__all__ = ["Config", "ScoreGenerations"]
 
 
 class Config(StageConfig):
@@ -40,20 +60,39 @@ class Config(StageConfig):
 
     ks: tuple[int, ...] = Field((0, 1, 2), description="contexts at which perplexity is measured")
     k: int = Field(2, description="contexts at which models are compared")
+    context_order: ContextOrder | None = Field(
+        None, description="of the contexts; none: as in training, best first where it shuffles"
+    )
     baseline: str = Field("vanilla", description="generator that the others are compared with")
     seed: int = 0
     resamples: int = Field(2000, description="draws of the bootstrap")
+    distance_pairs: Literal["all", "apart"] = Field(
+        "all",
+        description="images that meet in KID and CMMD: all, or of different concepts only, which "
+        "is unbiased where an image was made for a real one's prompt",
+    )
+    inception: InceptionWeights | None = Field(
+        None, description="weights of FID's network; none: no FID"
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """The weights are known by their digest, wherever they lie."""
+        values = super().canonical()
+        if values["inception"] is not None:
+            del values["inception"]["path"]
+        return values
 
 
 class ScoreGenerations(FitStage[Config]):
     """`scores` from generators, evaluation examples by memory, and generations.
 
     Inputs are named `generator.<model>`, `examples.<memory>`, `generations.<model>.<memory>`,
-    `train` (wrong contexts are drawn from it), `documents`, `scorer`, `image_tokenizer`.
+    `train` (wrong contexts are drawn from it), `documents`, `scorer`, `image_tokenizer`,
+    `text_tokenizer`.
     """
 
     name = "score_generations"
-    version = 1
+    version = 2
     kind = "scores"
     config_type = Config
     gpu = True
@@ -67,9 +106,8 @@ class ScoreGenerations(FitStage[Config]):
         measure_perplexities(
             board,
             work.contenders(),
-            work.examples,
-            work.places,
-            [e.main for e in examples_of(reader.tables(inputs["train"].tables("examples")))],
+            work.asked(),
+            work.wrong_contexts(),
             Protocol(
                 ks=config.ks,
                 k=config.k,
@@ -80,6 +118,7 @@ class ScoreGenerations(FitStage[Config]):
             work.tick,
         )
         work.add_samples(board)
+        work.add_recall(board)
         work.add_compute(board)
         table = board.table()
         return FitOutput(tables={"scores": table}, rows_in=table.num_rows, rows_out=table.num_rows)
@@ -108,6 +147,11 @@ class _Work:
         total = 14 * len(self.examples) + len(self._named("generations."))
         self.workspace.report(min(self._ticks, total), total, note)
 
+    def wrong_contexts(self) -> list[DocumentTokens]:
+        """Training documents, of which some are drawn as wrong contexts."""
+        train = self.inputs["train"]
+        return context_pool(train, examples_of(self.reader.tables(train.tables("examples"))))
+
     def contenders(self) -> list[Contender]:
         """All generators."""
         found = []
@@ -118,6 +162,7 @@ class _Work:
                     name=name.removeprefix("generator."),
                     generator=load_generator(self.reader.files(selection)),
                     reads_contexts=selection.manifest.config["stream"]["max_k"] > 0,
+                    order=self.config.context_order or order_of(selection.manifest),
                 )
             )
         return found
@@ -138,54 +183,109 @@ class _Work:
                 where = Slice(set="", group="", index=np.array([], dtype=np.int64))
                 board.add(score, model=name.removeprefix("generator."), task="", where=where)
 
+    def asked(self) -> dict[str, Asked]:
+        """The examples of each memory, with the extent of their images and captions."""
+        tokenizer = load_text_tokenizer(self.reader.files(self.inputs["text_tokenizer"]))
+        found = {}
+        for memory, examples in self.examples.items():
+            sizes = [self.truth.images[e.document_id].shape for e in examples]
+            found[memory] = Asked(
+                examples=examples,
+                places=self.places[memory][0],
+                slices=self.places[memory][1],
+                pixels=np.array([height * width for height, width, _ in sizes], dtype=np.float64),
+                spelt=[tokenizer.byte_lengths(e.main.text) for e in examples],
+            )
+        return found
+
     def add_samples(self, board: Board) -> None:
         """Scores of drawn images and written captions, copy rows, the tokenizer's floor."""
-        scorer: MultimodalEncoder = load_encoder(self.reader.files(self.inputs["scorer"]))
-        documents = self._documents()
-        truth = self._truth(documents, scorer)
-        seed = self.config.seed
-        drawn: dict[str, list[tuple[Answers, NDArray[np.float64]]]] = {}
-        for name in self._named("generations."):
-            answers = self._answers(name)
+        truth, how = self.truth, self.instruments
+        measured: dict[str, list[Measured]] = {}
+        for name, answers in self.answered.items():
             for part in answers:
-                accuracy = add_image_scores(board, part, truth, scorer, seed=seed)
-                add_caption_scores(board, part, truth)
-                if accuracy is not None:
-                    drawn.setdefault(part.model, []).append((part, accuracy))
+                measured.setdefault(part.model, []).append(measure(board, part, truth, how))
             self.tick(f"{name}: samples")
-        for base in drawn.get(self.config.baseline, []):
-            for model, parts in drawn.items():
+        for base in measured.get(self.config.baseline, []):
+            for model, parts in measured.items():
                 for ours in parts if model != self.config.baseline else []:
-                    add_ratios(board, ours, base, seed=seed, resamples=self.config.resamples)
-        for part in [*self._copies(documents), *self._floor(truth)]:
-            add_image_scores(board, part, truth, scorer, seed=seed)
-            add_caption_scores(board, part, truth)
+                    compare(board, ours, base, truth, how)
+        for memory, examples in self.examples.items():
+            places = self.places[memory][0]
+            for part in copies(memory, examples, places, self.documents):
+                copied = measure(board, part, truth, how)
+                for ours in (one for parts in measured.values() for one in parts):
+                    compare_with_copy(board, ours, copied, truth, how)
+            measure(board, floor(places, truth, self._tokenizer()), truth, how)
+        every = [part for parts in self.answered.values() for part in parts]
+        asked = [example for some in self.examples.values() for example in some]
+        add_copy_rates(board, every, asked, self.documents, truth, how.scorer)
+
+    def add_recall(self, board: Board) -> None:
+        """Whether the memories' contexts are of the concept that is asked for."""
+        columns = ["document_id", "concept", "role", "outcome"]
+        table = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
+        asked = {place.cluster for places, _ in self.places.values() for place in places}
+        found = counterparts(table, asked)
+        for memory, examples in self.examples.items():
+            add_recall(board, examples, *self.places[memory], found, memory=memory)
+
+    @cached_property
+    def instruments(self) -> Instruments:
+        """What samples are measured with."""
+        config = self.config
+        inception = None if config.inception is None else open_inception(config.inception)
+        return Instruments(
+            scorer=load_encoder(self.reader.files(self.inputs["scorer"])),
+            inception=None if inception is None else inception.encode_images,
+            pairs=config.distance_pairs,
+            seed=config.seed,
+            resamples=config.resamples,
+        )
+
+    def _tokenizer(self) -> ImageTokenizer:
+        return load_image_tokenizer(self.reader.files(self.inputs["image_tokenizer"]))
 
     def _named(self, prefix: str) -> list[str]:
         return sorted(name for name in self.inputs if name.startswith(prefix))
 
-    def _documents(self) -> Mapping[str, dict[str, Any]]:
+    @cached_property
+    def answered(self) -> Mapping[str, list[Answers]]:
+        """What was drawn and written, by the name of the input."""
+        return {name: self._answers(name) for name in self._named("generations.")}
+
+    @cached_property
+    def documents(self) -> Mapping[str, dict[str, Any]]:
+        """Evaluation documents, those that would be copied, and those that were read."""
+        fed = fed_documents(part for parts in self.answered.values() for part in parts)
         columns = ["document_id", "caption", "image", "outcome"]
         table = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
-        wanted = {e.document_id for some in self.examples.values() for e in some}
+        wanted = fed | {e.document_id for some in self.examples.values() for e in some}
         wanted |= {
             i for s in self.examples.values() for e in s for q in e.queries
             for i in q.document_ids[:1]
         }  # fmt: skip
-        rows = table.filter(pa.array([i in wanted for i in table["document_id"].to_pylist()]))
-        return {r["document_id"]: r for r in rows.to_pylist() if r["outcome"] == "kept"}
+        rows = rows_of(table, sorted(wanted)).to_pylist()
+        return {r["document_id"]: r for r in rows if r["outcome"] == KEPT}
 
-    def _truth(self, documents: Mapping[str, dict[str, Any]], scorer: MultimodalEncoder) -> Truth:
+    @cached_property
+    def truth(self) -> Truth:
+        """The evaluation documents as they are."""
+        documents, how = self.documents, self.instruments
         codes = {e.document_id: np.array(e.main.image) for s in self.examples.values() for e in s}
         ids = sorted(codes)
         images = np.stack([image_array(documents[i]["image"]) for i in ids])
         captions = [documents[i]["caption"] for i in ids]
+        inception = None if how.inception is None else how.inception(images)
         return Truth(
             images=dict(zip(ids, images, strict=True)),
             captions=dict(zip(ids, captions, strict=True)),
             codes=codes,
-            image_features=dict(zip(ids, scorer.encode_images(images), strict=True)),
-            text_features=dict(zip(ids, scorer.encode_text(captions), strict=True)),
+            image_features=dict(zip(ids, how.scorer.encode_images(images), strict=True)),
+            text_features=dict(zip(ids, how.scorer.encode_text(captions), strict=True)),
+            inception_features=None
+            if inception is None
+            else dict(zip(ids, inception, strict=True)),
         )
 
     def _answers(self, name: str) -> list[Answers]:
@@ -210,59 +310,11 @@ class _Work:
                     part,
                     images=np.stack([image_array(row["image"]) for row in rows]),
                     codes=np.array([[row["output_tokens"] for row in some] for some in samples]),
+                    contexts=tuple(tuple(row["contexts"]) for row in rows),
                 )
             else:
                 part = replace(part, captions=tuple(row["caption"] for row in rows))
             found.append(part)
-        return found
-
-    def _copies(self, documents: Mapping[str, dict[str, Any]]) -> list[Answers]:
-        """What one gets by handing over the top document of each memory."""
-        found = []
-        for memory, examples in self.examples.items():
-            places = self.places[memory][0]
-            for side in ("text", "image"):
-                ranked = [_top(example, side) for example in examples]
-                images = {i: row["image"] for i, row in documents.items()}
-                captions = {i: row["caption"] for i, row in documents.items()}
-                index, answers = copy_top(ranked, images if side == "text" else captions)
-                kept = tuple(places[i] for i in index)
-                if not kept:
-                    continue
-                part = Answers(
-                    model=COPY, k=1, memory=memory, places=kept, slices=tuple(slices_of(kept))
-                )
-                if side == "text":
-                    pixels = np.stack([image_array(a) for a in answers])
-                    part = replace(part, images=pixels, codes=_top_codes(examples, index))
-                else:
-                    part = replace(part, captions=tuple(answers))
-                found.append(part)
-        return found
-
-    def _floor(self, truth: Truth) -> list[Answers]:
-        """The originals through the image tokenizer and back: no generator does better."""
-        import torch
-
-        from racm3.training.image_tokenizer import tensor_to_images
-
-        tokenizer = load_image_tokenizer(self.reader.files(self.inputs["image_tokenizer"]))
-        found = []
-        for memory in self.examples:
-            places, slices = self.places[memory]
-            codes = torch.tensor(np.stack([truth.codes[p.document_id] for p in places]))
-            with torch.no_grad():
-                parts = [tensor_to_images(tokenizer.decode(c)) for c in torch.split(codes, 64)]
-            found.append(
-                Answers(
-                    model=FLOOR,
-                    k=0,
-                    memory="",
-                    places=tuple(places),
-                    slices=tuple(slices),
-                    images=np.concatenate(parts),
-                )
-            )
         return found
 
 
@@ -280,16 +332,3 @@ def _place(row: Mapping[str, Any]) -> Place:
         group=row["group"] or "",
         cluster=row["concept"] or row["document_id"],
     )
-
-
-def _top(example: Example, side: str) -> Sequence[str]:
-    asked = [query for query in example.queries if query.query == side]
-    return min(asked, key=lambda query: query.draw).document_ids[:1] if asked else ()
-
-
-def _top_codes(examples: Sequence[Example], index: Sequence[int]) -> NDArray[np.int64]:
-    codes = []
-    for i in index:
-        asked = [query for query in examples[i].queries if query.query == "text"]
-        codes.append(min(asked, key=lambda query: query.draw).contexts[0].image)
-    return np.array(codes)[:, None]

@@ -17,16 +17,18 @@ from pipelines.models import (
     pin_threads,
     save_generator,
 )
-from pipelines.records import examples_of, log_table
+from pipelines.records import context_pool, examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from racm3.document import DocumentTokens
+from racm3.sequence.order import asked_order
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import DrawRecord, Example, StreamConfig
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
     from racm3.generator.transformer import Generator
-    from racm3.image_tokenizer.vqgan import VQGAN
+    from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sequence.layout import Layout
 
 __all__ = ["Config", "TrainGenerator"]
@@ -62,6 +64,9 @@ class Config(StageConfig):
     validation_k: int = Field(2, description="contexts at which early stopping measures")
     validation_ks: tuple[int, ...] = Field((0, 1, 2), description="contexts that are logged")
     validation_examples: int | None = Field(None, description="at most so many; none: all")
+    loss_bucket: int | None = Field(
+        None, ge=1, description="log losses also by position, so many to a bucket; none: do not"
+    )
     bf16: bool = Field(False, description="compute in bfloat16")
     workers: int = Field(1, description="processes of the Ray Train group")
 
@@ -99,7 +104,12 @@ class TrainGenerator(FitStage[Config]):
             _task(config, model, train, layout, draws),
             config.fit,
             checkpoint_dir=workspace.progress / "checkpoints",
-            validate=_validation(config, validation[: config.validation_examples], train, layout),
+            validate=_validation(
+                config,
+                validation[: config.validation_examples],
+                context_pool(inputs["train"], train),
+                layout,
+            ),
             report=_reporter(config.fit, workspace),
             wrap=workspace.wrap,
             after_checkpoint=_after_checkpoint(workspace),
@@ -131,7 +141,7 @@ def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:
     return examples_of(reader.tables(shards))
 
 
-def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, VQGAN]:
+def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, ImageTokenizer]:
     from racm3.sequence.layout import Layout
     from racm3.vocabulary import Vocabulary
 
@@ -150,7 +160,7 @@ def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, VQG
     return layout, images
 
 
-def _model(config: Config, layout: Layout, images: VQGAN) -> Generator:
+def _model(config: Config, layout: Layout, images: ImageTokenizer) -> Generator:
     import torch
 
     from pipelines.models import device
@@ -173,7 +183,7 @@ def _model(config: Config, layout: Layout, images: VQGAN) -> Generator:
         dropout=config.dropout,
         init_std=config.init_std,
     )
-    codebook = images.codebook.vectors.detach().cpu()
+    codebook = images.code_vectors.detach().cpu()
     random = torch.Generator().manual_seed(config.seed)
     model = Generator(shape, layout.vocabulary, generator=random)
     if config.induction_start:
@@ -199,11 +209,12 @@ def _task(
         total_steps=config.fit.steps or config.total_steps,
         autocast=torch.bfloat16 if config.bf16 else None,
         on_draw=draws.add,
+        bucket_width=config.loss_bucket,
     )
 
 
 def _validation(
-    config: Config, examples: list[Example], train: list[Example], layout: Layout
+    config: Config, examples: list[Example], pool: list[DocumentTokens], layout: Layout
 ) -> Any:
     from racm3.training.generator import Validation
 
@@ -212,7 +223,8 @@ def _validation(
         layout=layout,
         ks=config.validation_ks,
         loss_k=config.validation_k,
-        pool=[example.main for example in train],
+        order=asked_order(config.stream.context_order),
+        pool=pool,
         seed=config.seed,
     )
 

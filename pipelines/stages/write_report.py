@@ -150,7 +150,7 @@ class _Work:
     def scores(self) -> tuple[ScoreRow, ...]:
         """All rows of the score table."""
         table = self.reader.tables(self.inputs["scores"].tables("scores"))
-        rows = table.drop_columns(["reference"]).to_pylist()
+        rows = table.drop_columns(["better", "reference"]).to_pylist()
         texts = ("set", "group", "memory")
         return tuple(ScoreRow(**(row | {name: row[name] or "" for name in texts})) for row in rows)
 
@@ -361,9 +361,9 @@ def _other_panels(manifests: Iterable[tuple[str, Manifest]], reader: Reader) -> 
     """Losses of everything else that was fitted: encoder, scorer, image tokenizer."""
     panels = []
     for label, manifest in manifests:
-        if manifest.kind == "generator" or not manifest.tables("training_log"):
+        log = [] if manifest.kind == "generator" else _log_rows(reader, manifest)
+        if not log:  # nothing was fitted, as with a tokenizer from a checkpoint
             continue
-        log = _log_rows(reader, manifest)
         panels.append(
             Panel(
                 title=f"Loss of {label}",

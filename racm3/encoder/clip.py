@@ -106,12 +106,70 @@ def load_clip(spec: ClipSpec, *, device: str | torch.device = "cpu") -> ClipEnco
         EncoderError: Unknown model, tag or file, weights of another shape, weights that would
             have to be downloaded and could not, or no tokenizer for the vocabulary.
     """
+    model = _clip_model(spec)
     if isinstance(spec.model, str):
-        return _load_named(spec, spec.model, device)
+        return _named_encoder(model, spec, device)
+    return encoder_of(model, spec, device=device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTower:
+    """The image side of a frozen CLIP, as a differentiable function of pixels."""
+
+    module: nn.Module
+    """open_clip's tower."""
+    size: int
+    """Pixels a side that it reads."""
+    mean: tuple[float, ...]
+    """Subtracted from each channel of pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """What each channel is divided by, then."""
+
+    def intermediates(self, images: Tensor) -> list[Tensor]:
+        """Returns the feature maps after each block, [B, C, h, w] each.
+
+        Args:
+            images: [B, 3, H, W], in [0, 1]; resized (bilinear, without cropping) where needed.
+        """
+        if images.shape[2:] != (self.size, self.size):
+            images = nn.functional.interpolate(
+                images, (self.size, self.size), mode="bilinear", antialias=True
+            )
+        mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        maps: list[Tensor] = self.module.forward_intermediates(  # type: ignore[operator]
+            (images - mean) / std, intermediates_only=True
+        )["image_intermediates"]
+        return maps
+
+
+def load_image_tower(spec: ClipSpec, *, device: str | torch.device = "cpu") -> ImageTower:
+    """Builds the image tower of the CLIP a spec names, with its weights.
+
+    Raises:
+        EncoderError: As of `load_clip`, or there are no weights.
+    """
+    import open_clip
+
+    if spec.pretrained is None:
+        raise EncoderError("Features of random weights mean nothing: give `pretrained`, too.")
+    model = _clip_model(spec).eval().requires_grad_(False)
+    tower = model.visual
+    assert isinstance(tower, nn.Module)
+    mean = std = (0.5, 0.5, 0.5)  # what `prepare_images` does for models of our own shape
+    if isinstance(spec.model, str):
+        config = open_clip.get_model_preprocess_cfg(model)
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+    size = _side(tower.image_size)  # type: ignore[arg-type]
+    return ImageTower(module=tower.to(device), size=size, mean=mean, std=std)
+
+
+def _clip_model(spec: ClipSpec) -> nn.Module:
+    if isinstance(spec.model, str):
+        return _known_model(spec.model, spec.pretrained)
     model = make_clip(spec.model)
     if spec.pretrained is not None:
         _load_file(model, spec.pretrained)
-    return encoder_of(model, spec, device=device)
+    return model
 
 
 def make_clip(model_cfg: dict[str, Any]) -> nn.Module:
@@ -153,15 +211,10 @@ def prepare_images(images: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
     return torch.stack([torch.from_numpy(_normalised(_checked(i), size)) for i in images])
 
 
-def _load_named(spec: ClipSpec, name: str, device: str | torch.device) -> ClipEncoder:
+def _named_encoder(model: nn.Module, spec: ClipSpec, device: str | torch.device) -> ClipEncoder:
     import open_clip
     from open_clip.transform import image_transform_v2
 
-    known = open_clip.list_models()
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "see open_clip's list"
-        raise EncoderError(f"open_clip knows no model '{name}': did you mean {near}?")
-    model = _named_model(name, spec.pretrained)
     config = open_clip.get_model_preprocess_cfg(model)
     transform = image_transform_v2(open_clip.transform.PreprocessCfg(**config), is_train=False)
     return ClipEncoder(
@@ -171,9 +224,13 @@ def _load_named(spec: ClipSpec, name: str, device: str | torch.device) -> ClipEn
     )
 
 
-def _named_model(name: str, pretrained: str | None) -> nn.Module:
+def _known_model(name: str, pretrained: str | None) -> nn.Module:
     import open_clip
 
+    known = open_clip.list_models()
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "see open_clip's list"
+        raise EncoderError(f"open_clip knows no model '{name}': did you mean {near}?")
     if pretrained is None:
         raise EncoderError(
             f"encoder.pretrained is missing: model '{name}' needs a weights file or a tag."

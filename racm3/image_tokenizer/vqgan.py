@@ -11,20 +11,15 @@ B batch, H and W pixels, h and w grid, d code dimensions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from racm3.image_tokenizer.base import checked_codes, checked_images
 from racm3.image_tokenizer.codebook import Codebook
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +141,11 @@ class VQGAN(nn.Module):
         return self.config.codebook_size
 
     @property
+    def code_vectors(self) -> Tensor:
+        """[codebook_size, d]: what the decoder reads for each code."""
+        return self.codebook.vectors
+
+    @property
     def last_layer(self) -> Tensor:
         """Weight that makes the pixels: where adversarial and other gradients are balanced."""
         weight = self.decoder[-2].weight
@@ -159,13 +159,8 @@ class VQGAN(nn.Module):
         Raises:
             ValueError: The images have another shape than the configuration says.
         """
-        expected = (3, self.image_size, self.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"encode() takes images [B, {', '.join(map(str, expected))}], "
-                f"not {list(images.shape)}: resize them first."
-            )
-        codes = self.codebook.nearest(self.latents(images.to(self._device)))
+        pixels = checked_images(self, images).to(self._device)
+        codes = self.codebook.nearest(self.latents(pixels))
         return codes.view(images.shape[0], -1).to(images.device)
 
     @torch.no_grad()
@@ -175,12 +170,8 @@ class VQGAN(nn.Module):
         Raises:
             ValueError: The codes have another shape or are out of range.
         """
-        length = self.grid[0] * self.grid[1]
-        if codes.ndim != 2 or codes.shape[1] != length:
-            raise ValueError(f"decode() takes codes [B, {length}], not {list(codes.shape)}.")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(f"decode() takes codes in 0..{self.codebook_size - 1}; some are not.")
-        vectors = self.codebook.lookup(codes.flatten().to(self._device))
+        chosen = checked_codes(self, codes).to(self._device)
+        vectors = self.codebook.lookup(chosen.flatten())
         return self.paint(vectors).clamp(0.0, 1.0).to(codes.device)
 
     @property
@@ -286,32 +277,7 @@ def _start_weights(model: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(module.layers[-1].weight)  # type: ignore[arg-type]
 
 
-def save_vqgan(model: VQGAN, folder: Path) -> None:
-    """Writes `CONFIG_FILE` and `WEIGHTS_FILE` into a folder, which is made when missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(model.config), sort_keys=True, indent=1)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE)
-
-
-def load_vqgan(folder: Path, *, device: str | torch.device = "cpu") -> VQGAN:
-    """Reads what `save_vqgan` wrote, in evaluation mode.
-
-    Raises:
-        ValueError: The configuration does not parse, or the weights do not fit it.
-    """
-    try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        config = VQGANConfig(**{**values, "widths": tuple(values["widths"])})
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{folder / CONFIG_FILE} is no configuration of a VQGAN: {error}"
-        ) from error
-    return vqgan_from_state(config, load_file(folder / WEIGHTS_FILE), device=device)
-
-
-def vqgan_from_state(
+def vqgan_of(
     config: VQGANConfig, state: Mapping[str, Tensor], *, device: str | torch.device = "cpu"
 ) -> VQGAN:
     """Makes a VQGAN of a configuration and a state dict, in evaluation mode.

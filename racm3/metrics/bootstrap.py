@@ -1,16 +1,99 @@
-"""Paired comparison of two models on the same items, by resampling clusters of items.
+"""Intervals by resampling clusters of items, and paired comparisons on the same draws.
 
 Items of one group (all tones and genders of one person, say) are not independent: whole groups are
-drawn with replacement. Intervals are percentile intervals.
+drawn with replacement. Intervals are percentile intervals. Two models that answered the same items
+are compared draw by draw, so that what makes an item hard for both cancels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from racm3.metrics.score import Score
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampling:
+    """Which clusters each bootstrap draw takes, and how often; made by `resample`."""
+
+    cluster: NDArray[np.int64]
+    """Cluster of each item, 0..clusters-1, [n]."""
+    times: NDArray[np.float64]
+    """How often each draw takes each cluster, [resamples, clusters]; a row adds up to clusters."""
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return self.times.shape[1]
+
+    @property
+    def resamples(self) -> int:
+        """Number of draws."""
+        return self.times.shape[0]
+
+    def sums(self, values: Values) -> Values:
+        """Sum of per-item values [n] over the items of each draw, [resamples]."""
+        totals = np.bincount(self.cluster, weights=values, minlength=self.clusters)
+        return np.asarray(self.times @ totals, dtype=np.float64)
+
+    def means(self, values: Values) -> Values:
+        """Mean of per-item values [n] over the items of each draw, [resamples]."""
+        return np.asarray(self.sums(values) / self.sums(np.ones(len(values))), dtype=np.float64)
+
+    @property
+    def said(self) -> str:
+        """How, for a protocol."""
+        return f"bootstrap over {self.clusters} concepts, {self.resamples} draws"
+
+
+def resample(groups: Sequence[str], *, rng: np.random.Generator, resamples: int) -> Resampling:
+    """Draws clusters with replacement.
+
+    Args:
+        groups: Cluster of each item, n >= 1 of them.
+        rng: Draws the clusters.
+        resamples: Draws, >= 1.
+
+    Raises:
+        ValueError: There are no items, or no draws are asked for.
+    """
+    if not len(groups) or resamples < 1:
+        raise ValueError(
+            f"a bootstrap needs items and draws, not {len(groups)} items and {resamples} draws."
+        )
+    names, cluster = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = rng.integers(len(names), size=(resamples, len(names)))
+    offsets = len(names) * np.arange(resamples)[:, None]
+    times = np.bincount((drawn + offsets).ravel(), minlength=resamples * len(names))
+    return Resampling(
+        cluster=cluster.astype(np.int64),
+        times=times.reshape(resamples, len(names)).astype(np.float64),
+    )
+
+
+def percentiles(draws: Values, level: float = 0.95) -> tuple[float, float]:
+    """The ends of the central interval of some draws that holds `level` of them."""
+    tail = (1.0 - level) / 2.0
+    low, high = (float(q) for q in np.quantile(draws, [tail, 1.0 - tail]))
+    return low, high
+
+
+def with_interval(score: Score, values: Values, resampling: Resampling) -> Score:
+    """The same mean with a bootstrap interval over clusters in place of its own.
+
+    Args:
+        score: Of which `value` is the mean of `values`.
+        values: One an item, [n].
+        resampling: Of the same items.
+    """
+    low, high = percentiles(resampling.means(values))
+    return replace(score, low=low, high=high, protocol=f"{score.protocol}; {resampling.said}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +121,8 @@ class PairedComparison:
 
 
 def paired_bootstrap(
-    nll_a: NDArray[np.float64],
-    nll_b: NDArray[np.float64],
+    nll_a: Values,
+    nll_b: Values,
     tokens: NDArray[np.int64],
     groups: Sequence[str],
     *,
@@ -68,16 +151,10 @@ def paired_bootstrap(
             tokens.
     """
     _check(nll_a, nll_b, tokens, groups, resamples=resamples, level=level)
-    names = sorted(set(groups))
-    place = {name: index for index, name in enumerate(names)}
-    cluster = np.array([place[name] for name in groups])
+    drawn = resample(groups, rng=rng, resamples=resamples)
     difference = np.asarray(nll_a, dtype=np.float64) - np.asarray(nll_b, dtype=np.float64)
-    sums = np.bincount(cluster, weights=difference, minlength=len(names))
-    sizes = np.bincount(cluster, weights=tokens, minlength=len(names))
-    drawn = rng.integers(len(names), size=(resamples, len(names)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    tail = (1.0 - level) / 2.0
-    low, high = (float(q) for q in np.quantile(means, [tail, 1.0 - tail]))
+    sizes = drawn.sums(np.asarray(tokens, dtype=np.float64))
+    low, high = percentiles(drawn.sums(difference) / sizes, level)
     point = float(difference.sum() / tokens.sum())
     return PairedComparison(
         ratio=float(np.exp(point)),
@@ -87,14 +164,14 @@ def paired_bootstrap(
         difference_low=low,
         difference_high=high,
         n=len(groups),
-        groups=len(names),
+        groups=drawn.clusters,
         resamples=resamples,
     )
 
 
 def _check(
-    nll_a: NDArray[np.float64],
-    nll_b: NDArray[np.float64],
+    nll_a: Values,
+    nll_b: Values,
     tokens: NDArray[np.int64],
     groups: Sequence[str],
     *,
@@ -124,34 +201,40 @@ class RatioInterval:
     """Upper end."""
 
 
-def ratio_bootstrap(
-    values_a: NDArray[np.float64],
-    values_b: NDArray[np.float64],
-    groups: Sequence[str],
-    *,
-    rng: np.random.Generator,
-    resamples: int = 2000,
-    level: float = 0.95,
-) -> RatioInterval:
+def ratio_bootstrap(values_a: Values, values_b: Values, resampling: Resampling) -> RatioInterval:
     """Compares the means of two models' per-item values (>= 0) on the same items.
 
     Args:
         values_a: Of model A, [n].
         values_b: Of model B, [n].
-        groups: Cluster of each item; clusters are resampled whole.
-        rng: Draws the clusters.
-        resamples: Draws, >= 1.
-        level: Of the percentile interval, in (0, 1).
+        resampling: Of the items.
     """
-    tokens = np.ones(len(groups), dtype=np.int64)
-    _check(values_a, values_b, tokens, groups, resamples=resamples, level=level)
-    names, cluster = np.unique(np.asarray(groups), return_inverse=True)
-    sums_a = np.bincount(cluster, weights=values_a, minlength=len(names))
-    sums_b = np.bincount(cluster, weights=values_b, minlength=len(names))
-    drawn = rng.integers(len(names), size=(resamples, len(names)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.nan_to_num(sums_a[drawn].sum(1) / sums_b[drawn].sum(1), nan=1.0)
+        ratios = np.nan_to_num(resampling.sums(values_a) / resampling.sums(values_b), nan=1.0)
         ratio = float(np.divide(values_a.sum(), values_b.sum()))
-    tail = (1.0 - level) / 2.0
-    low, high = (float(q) for q in np.quantile(ratios, [tail, 1.0 - tail]))
+    low, high = percentiles(ratios)
     return RatioInterval(ratio=ratio, low=low, high=high)
+
+
+def gain_score(
+    values_a: Values, values_b: Values, resampling: Resampling, *, name: str, protocol: str
+) -> Score:
+    """Mean of A - mean of B over the same items, where more is better.
+
+    Args:
+        values_a: Of model A, one an item, [n].
+        values_b: Of model B, [n].
+        resampling: Of the items.
+        name: Of the score.
+        protocol: What was subtracted from what.
+    """
+    gains = np.asarray(values_a - values_b, dtype=np.float64)
+    score = Score(
+        name=name,
+        value=float(gains.mean()),
+        unit="",
+        higher_is_better=True,
+        n=len(gains),
+        protocol=protocol,
+    )
+    return with_interval(score, gains, resampling)

@@ -25,6 +25,17 @@ def clip_score(texts: NDArray[np.float32], images: NDArray[np.float32], *, score
     Raises:
         ValueError: The shapes differ or a row has no length.
     """
+    return mean_score(
+        clip_values(texts, images).tolist(),
+        name="clip_score",
+        unit="",
+        higher_is_better=True,
+        protocol=f"100 x mean cosine of prompt and image by {scorer}",
+    )
+
+
+def clip_values(texts: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The 100-fold cosine of each pair, [n]; arguments and errors as of `clip_score`."""
     if texts.ndim != 2 or texts.shape != images.shape:
         raise ValueError(
             f"clip_score needs one image a text, not {list(images.shape)} and {list(texts.shape)}."
@@ -33,11 +44,4 @@ def clip_score(texts: NDArray[np.float32], images: NDArray[np.float32], *, score
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     if not (lengths > 0).all():
         raise ValueError("clip_score: a feature vector is zero (or not a number).")
-    cosines = (left * right).sum(1) / lengths
-    return mean_score(
-        (100.0 * cosines).tolist(),
-        name="clip_score",
-        unit="",
-        higher_is_better=True,
-        protocol=f"100 x mean cosine of prompt and image by {scorer}",
-    )
+    return np.asarray(100.0 * ((left * right).sum(1) / lengths), dtype=np.float64)

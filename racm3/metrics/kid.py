@@ -6,55 +6,63 @@ features; we take the features we are given and the protocol must name them.
 CMMD: Gaussian kernel of sigma 10 on unit features, times 1000 (Jayasumana et al.,
 arXiv:2401.09603).
 
+Where the sets are pairs (an image made for a prompt, and the real image of that prompt), the
+estimates are unbiased only if an image does not meet what belongs to its own prompt: a made image
+is nearer to its own original than to others, and that lowers the distance by about 2 / n of the
+kernel's spread, the more so the better the model. `pairs="apart"` leaves out all pairs of items
+within one cluster (concept); `"all"` is the usual estimate, which differs where n is a few hundred.
+
+Intervals: whole clusters of pairs are drawn with replacement. A plain bootstrap of the estimate
+would be biased, since an item drawn twice meets itself. So pairs of items of two clusters, which
+count as often as the product of how often each cluster was drawn, are averaged apart from pairs
+within a cluster, which count as often as that cluster; the two means are put together in the
+proportion that they have in the whole. The kernel is computed once, in blocks.
+
 m and n items, d features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
+from racm3.metrics.bootstrap import Resampling, Values, percentiles
 from racm3.metrics.score import Score
 
 CMMD_SIGMA = 10.0
 """Bandwidth of the Gaussian kernel."""
 CMMD_SCALE = 1000.0
 """What the authors multiply by, for numbers that can be read."""
+FEWEST_CLUSTERS = 10
+"""With fewer there is no interval."""
+_ROWS = 1024
+"""Rows of the kernel matrix that are in memory at a time."""
 
 Features = NDArray[np.float32] | NDArray[np.float64]
+Kernel = Callable[[Values, Values], Values]
+Metric = Literal["kid", "cmmd"]
+Pairs = Literal["all", "apart"]
 
 
-def unbiased_mmd2(
-    k_xx: NDArray[np.float64], k_yy: NDArray[np.float64], k_xy: NDArray[np.float64]
-) -> float:
-    """Returns the unbiased estimate of the squared maximum mean discrepancy (U-statistic).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distance:
+    """A distance, and what it was in each bootstrap draw."""
 
-    Args:
-        k_xx: Kernel among the first set, [m, m], m >= 2.
-        k_yy: Kernel among the second set, [n, n], n >= 2.
-        k_xy: Kernel across, [m, n].
-
-    Raises:
-        ValueError: A set has fewer than two items.
-    """
-    m, n = k_xy.shape
-    if m < 2 or n < 2:
-        raise ValueError(f"An unbiased MMD needs two items in each set, not {m} and {n}.")
-    within_x = (k_xx.sum() - np.trace(k_xx)) / (m * (m - 1))
-    within_y = (k_yy.sum() - np.trace(k_yy)) / (n * (n - 1))
-    return float(within_x + within_y - 2.0 * k_xy.mean())
+    score: Score
+    draws: Values
+    """[resamples]; empty where there is no interval."""
 
 
-def polynomial_kernel(
-    x: NDArray[np.float64], y: NDArray[np.float64], *, degree: int = 3
-) -> NDArray[np.float64]:
+def polynomial_kernel(x: Values, y: Values, *, degree: int = 3) -> Values:
     """Returns (x.y / d + 1)**degree: x [m, d], y [n, d] -> [m, n]."""
     return np.asarray((x @ y.T / x.shape[1] + 1.0) ** degree, dtype=np.float64)
 
 
-def gaussian_kernel(
-    x: NDArray[np.float64], y: NDArray[np.float64], *, sigma: float
-) -> NDArray[np.float64]:
+def gaussian_kernel(x: Values, y: Values, *, sigma: float) -> Values:
     """Returns exp(-|x-y|**2 / (2 sigma**2)): x [m, d], y [n, d] -> [m, n]."""
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2.0 * x @ y.T
     return np.asarray(np.exp(-np.maximum(squares, 0.0) / (2.0 * sigma**2)), dtype=np.float64)
@@ -65,37 +73,14 @@ def kid(
     real: Features,
     *,
     features: str,
-    rng: np.random.Generator,
-    resamples: int = 100,
-    subset: int | None = None,
+    resampling: Resampling | None = None,
+    pairs: Pairs = "all",
 ) -> Score:
     """Kernel Inception distance of made images from real ones, on given features.
 
-    Args:
-        made: Features of made images, [m, d].
-        real: Features of real images, [n, d].
-        features: What they are features of, for the protocol.
-        rng: Chooses the subsets.
-        resamples: Subsets that the interval is taken from; 0 = no interval.
-        subset: Items a subset, drawn without replacement; `None` = half of the smaller set.
-
-    Returns:
-        The estimate on all items. The interval is +- 1.96 standard deviations over subsets, scaled
-        by sqrt(subset / smaller set) to the size of the whole.
-
-    Raises:
-        ValueError: The shapes do not fit, or there are fewer than two items.
+    Arguments and errors as of `distance`.
     """
-    x, y = _checked(made, real)
-    return _score(
-        "kid",
-        scale=1.0,
-        kernels=(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)),
-        rng=rng,
-        resamples=resamples,
-        subset=subset,
-        protocol=f"unbiased MMD^2, polynomial kernel of degree 3, on {features}",
-    )
+    return distance("kid", made, real, features=features, resampling=resampling, pairs=pairs).score
 
 
 def cmmd(
@@ -103,91 +88,223 @@ def cmmd(
     real: Features,
     *,
     features: str,
-    rng: np.random.Generator,
-    resamples: int = 100,
-    subset: int | None = None,
+    resampling: Resampling | None = None,
+    pairs: Pairs = "all",
 ) -> Score:
     """CLIP maximum mean discrepancy of made images from real ones, times 1000.
 
+    The unbiased estimate; the authors' code uses the biased one. Arguments and errors as of
+    `distance`; features are brought to unit length here.
+    """
+    return distance("cmmd", made, real, features=features, resampling=resampling, pairs=pairs).score
+
+
+def distance(
+    metric: Metric,
+    made: Features,
+    real: Features,
+    *,
+    features: str,
+    resampling: Resampling | None = None,
+    pairs: Pairs = "all",
+) -> Distance:
+    """Measures one of the two distances.
+
     Args:
-        made: Features of made images, [m, d]; brought to unit length here.
-        real: Features of real images, [n, d]; likewise.
+        metric: Which.
+        made: Features of made images, [m, d].
+        real: Features of real images, [n, d].
         features: What they are features of, for the protocol.
-        rng: Chooses the subsets.
-        resamples: See `kid`.
-        subset: See `kid`.
+        resampling: Of the pairs (made[i], real[i]); `None` where the sets are no pairs: there is no
+            interval then, nor with fewer than `FEWEST_CLUSTERS` clusters.
+        pairs: Which items meet: all, or only those of different clusters.
 
     Returns:
-        The unbiased estimate (the authors' code uses the biased one) with an interval as in `kid`.
+        The estimate on all items with its percentile interval, and the draws.
 
     Raises:
-        ValueError: The shapes do not fit, or there are fewer than two items.
+        ValueError: The shapes do not fit, a set has fewer than two items, or `pairs` is ``apart``
+            and there are no two clusters.
     """
-    x, y = (_unit(a) for a in _checked(made, real))
-    kernels = (
-        gaussian_kernel(x, x, sigma=CMMD_SIGMA),
-        gaussian_kernel(y, y, sigma=CMMD_SIGMA),
-        gaussian_kernel(x, y, sigma=CMMD_SIGMA),
-    )
-    return _score(
-        "cmmd",
-        scale=CMMD_SCALE,
-        kernels=kernels,
-        rng=rng,
-        resamples=resamples,
-        subset=subset,
-        protocol=f"1000 x unbiased MMD^2, Gaussian kernel of sigma 10, on unit {features}",
+    x, y = _checked(made, real, resampling)
+    if pairs == "apart" and (resampling is None or resampling.clusters < 2):
+        raise ValueError(f"{metric}: pairs of different clusters need two clusters at least.")
+    if metric == "cmmd":
+        x, y = _unit(x), _unit(y)
+    kernel, scale, protocol = _KERNELS[metric]
+    value, draws = _mmd2(x, y, kernel, resampling, pairs)
+    low = high = None
+    protocol = f"{protocol} {features}; {len(y)} real images"
+    protocol += "; pairs of different concepts only" if pairs == "apart" else ""
+    if resampling is not None and len(draws):
+        low, high = percentiles(scale * draws)
+        protocol += f"; {resampling.said}"
+    return Distance(
+        score=Score(
+            name=metric,
+            value=scale * value,
+            unit="",
+            higher_is_better=False,
+            n=len(x),
+            low=low,
+            high=high,
+            protocol=protocol,
+        ),
+        draws=scale * draws,
     )
 
 
-def _checked(made: Features, real: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compare_distances(ours: Distance, base: Distance, *, against: str) -> list[Score]:
+    """Difference and ratio of two models' distances from the same real images.
+
+    Args:
+        ours: Of the model.
+        base: Of the baseline, on the same pairs and draws.
+        against: Name of the baseline.
+
+    Returns:
+        ``<metric>_difference`` (ours - base) and ``<metric>_ratio`` (ours / base), below 0 and
+        below 1 where ours is better. There is no ratio where the baseline's distance is not above 0
+        in every draw, and nothing without draws.
+
+    Raises:
+        ValueError: The two were not measured on the same draws.
+    """
+    if len(ours.draws) != len(base.draws):
+        raise ValueError("compare_distances: the two were not measured on the same draws.")
+    if not len(ours.draws):
+        return []
+    name = ours.score.name
+    sure = base.score.value > 0 and bool((base.draws > 0).all())
+    how = f"{name} against {against}, same prompts and draws; {ours.score.protocol}"
+    if not sure:
+        how += f"; no ratio, because the {name} of {against} is not above 0 in every draw"
+    pairs = [("difference", ours.score.value - base.score.value, ours.draws - base.draws)]
+    if sure:
+        pairs.append(("ratio", ours.score.value / base.score.value, ours.draws / base.draws))
+    found = []
+    for kind, value, draws in pairs:
+        low, high = percentiles(draws)
+        found.append(
+            Score(
+                name=f"{name}_{kind}",
+                value=value,
+                unit="ratio" if kind == "ratio" else "",
+                higher_is_better=False,
+                n=ours.score.n,
+                low=low,
+                high=high,
+                protocol=how,
+            )
+        )
+    return found
+
+
+def _cmmd_kernel(x: Values, y: Values) -> Values:
+    return gaussian_kernel(x, y, sigma=CMMD_SIGMA)
+
+
+_KERNELS: dict[Metric, tuple[Kernel, float, str]] = {
+    "kid": (polynomial_kernel, 1.0, "unbiased MMD^2, polynomial kernel of degree 3, on"),
+    "cmmd": (
+        _cmmd_kernel,
+        CMMD_SCALE,
+        "1000 x unbiased MMD^2, Gaussian kernel of sigma 10, on unit",
+    ),
+}
+"""Kernel, scale and the beginning of the protocol."""
+
+
+def _checked(
+    made: Features, real: Features, resampling: Resampling | None
+) -> tuple[Values, Values]:
     if made.ndim != 2 or real.ndim != 2 or made.shape[1] != real.shape[1]:
         raise ValueError(
             f"Features must be [m, d] and [n, d], not {list(made.shape)} and {list(real.shape)}."
         )
+    if len(made) < 2 or len(real) < 2:
+        raise ValueError(
+            f"An unbiased MMD needs two items in each set, not {len(made)} and {len(real)}."
+        )
+    if resampling is not None and not len(made) == len(real) == len(resampling.cluster):
+        raise ValueError(
+            f"An interval needs pairs: {len(made)} made and {len(real)} real images, "
+            f"{len(resampling.cluster)} clusters."
+        )
     return np.asarray(made, dtype=np.float64), np.asarray(real, dtype=np.float64)
 
 
-def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit(x: Values) -> Values:
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(x / np.maximum(lengths, 1e-12), dtype=np.float64)
 
 
-def _score(
-    name: str,
-    *,
-    scale: float,
-    kernels: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    rng: np.random.Generator,
-    resamples: int,
-    subset: int | None,
-    protocol: str,
-) -> Score:
-    k_xx, k_yy, k_xy = kernels
-    value = scale * unbiased_mmd2(k_xx, k_yy, k_xy)
-    smaller = min(k_xy.shape)
-    size = smaller // 2 if subset is None else subset
-    if subset is not None and not 2 <= subset <= smaller:
-        raise ValueError(f"{name}: a subset must have 2 to {smaller} items, not {subset}.")
-    low = high = None
-    if resamples > 1 and size >= 2:
-        draws = []
-        for _ in range(resamples):
-            i = rng.choice(k_xy.shape[0], size, replace=False)
-            j = rng.choice(k_xy.shape[1], size, replace=False)
-            draws.append(
-                scale * unbiased_mmd2(k_xx[np.ix_(i, i)], k_yy[np.ix_(j, j)], k_xy[np.ix_(i, j)])
-            )
-        half = 1.96 * float(np.std(draws, ddof=1)) * (size / smaller) ** 0.5
-        low, high = value - half, value + half
-        protocol += f"; interval from {resamples} subsets of {size}"
-    return Score(
-        name=name,
-        value=value,
-        unit="",
-        higher_is_better=False,
-        n=k_xy.shape[0],
-        low=low,
-        high=high,
-        protocol=protocol + f"; {k_xy.shape[1]} real images",
+def _mmd2(
+    x: Values, y: Values, kernel: Kernel, resampling: Resampling | None, pairs: Pairs
+) -> tuple[float, Values]:
+    """The estimate (a U-statistic) on all items, and in each draw if there are clusters enough."""
+    if resampling is None:
+        xx, yy, xy = (_pair_mean(a, b, kernel) for a, b in ((x, x), (y, y), (x, y)))
+        return xx + yy - 2.0 * xy, np.empty(0)
+    sets = ((x, x), (y, y), (x, y))
+    parts = [_pair_means(a, b, kernel, resampling, pairs) for a, b in sets]
+    value, draws = (parts[0][i] + parts[1][i] - 2.0 * parts[2][i] for i in (0, 1))
+    known = resampling.clusters >= FEWEST_CLUSTERS
+    return float(value), np.asarray(draws) if known else np.empty(0)
+
+
+def _pair_mean(x: Values, y: Values, kernel: Kernel) -> float:
+    """Mean of the kernel over all pairs; of a set with itself, over pairs of two items."""
+    total = sum(float(block.sum()) for _, block in _blocks(x, y, kernel))
+    return total / (len(x) * (len(y) - (x is y)))
+
+
+def _pair_means(
+    x: Values, y: Values, kernel: Kernel, resampling: Resampling, pairs: Pairs
+) -> tuple[float, Values]:
+    """As `_pair_mean`, over the pairs that are asked for, and the same in each draw."""
+    same, times = x is y, resampling.times
+    order = np.argsort(resampling.cluster, kind="stable")
+    cluster = resampling.cluster[order]
+    sizes = np.bincount(cluster, minlength=resampling.clusters).astype(np.float64)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    x = x[order]
+    y = x if same else y[order]
+    apart, within, total = np.zeros(len(times)), np.empty(len(x)), 0.0
+    for rows, block in _blocks(x, y, kernel):
+        summed = np.add.reduceat(block, starts, axis=1)
+        own = (np.arange(len(summed)), cluster[rows])
+        within[rows], summed[own] = summed[own], 0.0
+        total += float(summed.sum())
+        apart += ((times[:, cluster[rows]] @ summed) * times).sum(1)
+    inside = np.add.reduceat(within, starts)
+    number_within, number = sizes * (sizes - same), len(x) * (len(x) - same)
+    share = 0.0 if pairs == "apart" else number_within.sum() / number
+    near = _means(times @ inside, times @ number_within, inside.sum(), number_within.sum())
+    far = _means(
+        apart,
+        (times @ sizes) ** 2 - times**2 @ sizes**2,
+        total,
+        len(x) ** 2 - (sizes**2).sum(),
     )
+    mean = share * near[0] + (1.0 - share) * far[0]
+    return float(mean), np.asarray(share * near[1] + (1.0 - share) * far[1])
+
+
+def _blocks(x: Values, y: Values, kernel: Kernel) -> Iterator[tuple[slice, Values]]:
+    """Rows of the kernel matrix; of a set with itself the diagonal is 0."""
+    for start in range(0, len(x), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(x)))
+        block = kernel(x[rows], y)
+        if x is y:
+            block[np.arange(len(block)), np.arange(start, rows.stop)] = 0.0
+        yield rows, block
+
+
+def _means(
+    sums: Values, numbers: Values, whole_sum: float, whole_number: float
+) -> tuple[float, Values]:
+    """Mean of all pairs of a sort, and of each draw; a draw without any takes that of all."""
+    mean = whole_sum / whole_number if whole_number else 0.0
+    out = np.full(len(sums), mean)
+    return mean, np.asarray(np.divide(sums, numbers, out=out, where=numbers > 0))

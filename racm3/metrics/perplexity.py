@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from racm3.document import DocumentTokens
+from racm3.metrics.bootstrap import Resampling, percentiles
 from racm3.metrics.score import Score
 from racm3.sequence.layout import Layout
+from racm3.sequence.order import ContextOrder
 from racm3.training.generator import measured_nll
 from racm3.training.stream import Example, evaluation_batch
 
@@ -45,6 +47,8 @@ def example_nll(
     task: Literal["image", "caption"],
     k: int,
     contexts: Sequence[Sequence[DocumentTokens]] | None = None,
+    order: ContextOrder = "best_first",
+    seed: int = 0,
     batch_size: int = 32,
 ) -> ExampleNLL:
     """Measures every example.
@@ -56,6 +60,8 @@ def example_nll(
         task: What is measured.
         k: Most contexts.
         contexts: Instead of the retrieved ones, ranked, one list an example (wrong ones, say).
+        order: Of the contexts.
+        seed: Of `shuffled` contexts.
         batch_size: Rows of one forward pass.
     """
     nll: list[NDArray[np.float64]] = []
@@ -63,7 +69,9 @@ def example_nll(
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
         given = None if contexts is None else contexts[part]
-        batch = evaluation_batch(examples[part], layout=layout, task=task, k=k, contexts=given)
+        batch = evaluation_batch(
+            examples[part], layout=layout, task=task, k=k, contexts=given, order=order, seed=seed
+        )
         sums, counts = measured_nll(model, batch)
         nll.append(sums.numpy())
         tokens.append(counts.numpy())
@@ -71,24 +79,71 @@ def example_nll(
 
 
 def perplexity_score(
-    measured: ExampleNLL,
-    *,
-    task: Literal["image", "caption"],
-    generator: np.random.Generator,
-    resamples: int = 1000,
+    measured: ExampleNLL, *, task: Literal["image", "caption"], resampling: Resampling
 ) -> Score:
-    """Perplexity with a 95 % percentile interval by bootstrap over examples."""
-    n = len(measured.nll)
-    picks = generator.integers(0, n, (resamples, n))
-    ratios = measured.nll[picks].sum(axis=1) / np.maximum(measured.tokens[picks].sum(axis=1), 1)
-    low, high = np.exp(np.percentile(ratios, [2.5, 97.5]))
+    """Perplexity with a 95 % percentile interval by bootstrap over clusters of examples."""
+    drawn = resampling.sums(measured.nll) / np.maximum(resampling.sums(measured.tokens), 1)
+    low, high = percentiles(drawn)
     return Score(
         name=f"{task}_perplexity",
         value=measured.perplexity,
         unit="",
         higher_is_better=False,
-        n=n,
-        low=float(low),
-        high=float(high),
-        protocol="exp of the mean NLL of the tokens, teacher-forced; bootstrap over examples",
+        n=len(measured.nll),
+        low=float(np.exp(low)),
+        high=float(np.exp(high)),
+        protocol=f"exp of the mean NLL of the tokens, teacher-forced; {resampling.said}",
     )
+
+
+def bits_score(
+    measured: ExampleNLL,
+    extent: NDArray[np.float64],
+    *,
+    task: Literal["image", "caption"],
+    resampling: Resampling,
+) -> Score:
+    """The same NLL in bits a pixel, or a byte of caption: whatever the tokenizer, one unit.
+
+    Args:
+        measured: Of the examples, [n].
+        extent: Of each example: pixels of its image, or UTF-8 bytes that its measured tokens spell,
+            [n]; not all 0.
+        task: What was measured.
+        resampling: Of the examples.
+
+    Raises:
+        ValueError: Lengths differ, or there is nothing that was measured.
+    """
+    if len(extent) != len(measured.nll) or not extent.sum() > 0:
+        raise ValueError(
+            f"bits_score: {len(extent)} extents, {extent.sum():g} in all, for "
+            f"{len(measured.nll)} examples."
+        )
+    nats = np.maximum(resampling.sums(extent), 1.0) * np.log(2.0)
+    low, high = percentiles(resampling.sums(measured.nll) / nats)
+    name, said = _BITS[task]
+    return Score(
+        name=name,
+        value=float(measured.nll.sum() / np.log(2.0) / extent.sum()),
+        unit="bit",
+        higher_is_better=False,
+        n=len(measured.nll),
+        low=low,
+        high=high,
+        protocol=f"{said}; {resampling.said}",
+    )
+
+
+_BITS = {
+    "image": (
+        "bits_per_pixel",
+        "NLL of the image codes over the pixels of the normalised image, teacher-forced; counts "
+        "the codes only, not what the image tokenizer lost",
+    ),
+    "caption": (
+        "bits_per_byte",
+        "NLL of the caption's tokens over the UTF-8 bytes that they spell, teacher-forced",
+    ),
+}
+"""Name and protocol."""

@@ -92,3 +92,38 @@ def mean_score(
         reference=reference,
         protocol=protocol,
     )
+
+
+def share_score(shares: list[float], *, name: str, higher_is_better: bool, protocol: str) -> Score:
+    """Makes a score of per-item shares: their mean, with Wilson's interval.
+
+    Unlike `mean_score`'s it stays within [0, 1] and has a width where all items agree. For shares
+    between 0 and 1 it is too wide, never too narrow: no values of this mean vary more than 0 and 1.
+
+    Args:
+        shares: One an item, in [0, 1]; at least one.
+        name: See `Score`.
+        higher_is_better: See `Score`.
+        protocol: See `Score`.
+
+    Raises:
+        ValueError: There are no shares, or one is out of range.
+    """
+    n = len(shares)
+    if n == 0:
+        raise ValueError(f"Score {name}: there is nothing to average.")
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"Score {name}: a share is out of [0, 1].")
+    mean, z = math.fsum(shares) / n, 1.96
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+    return Score(
+        name=name,
+        value=mean,
+        unit="fraction",
+        higher_is_better=higher_is_better,
+        n=n,
+        low=min(mean, max(0.0, centre - half)),
+        high=max(mean, min(1.0, centre + half)),
+        protocol=protocol,
+    )

@@ -85,7 +85,8 @@ def unmask(ids: NDArray[np.int64], vocabulary: Vocabulary) -> NDArray[np.int64]:
     marks = np.flatnonzero(is_sentinel).tolist()
     count = len(marks) // 2
     starts = {int(ids[mark]): mark for mark in marks[count:]}
-    if len(marks) != 2 * count or {int(ids[mark]) for mark in marks[:count]} != set(starts):
+    in_source = {int(ids[mark]) for mark in marks[:count]}
+    if len(marks) != 2 * count or len(starts) != count or in_source != set(starts):
         raise ValueError("every sentinel must occur once in the source and once in the tail")
     tail = marks[count] if count else len(ids)
     ends = {start: stop - 1 for start, stop in pairwise([*marks[count:], len(ids)])}

@@ -2,7 +2,14 @@
 
 from racm3.retriever.index import ExactIndex, FaissIndex, SearchIndex
 from racm3.retriever.memory import Memory, document_vectors
-from racm3.retriever.query import QUERY_DROPOUT, document_generator, dropped_queries
+from racm3.retriever.query import (
+    QUERY_DROPOUT,
+    document_generator,
+    drop_patches,
+    dropped_image_queries,
+    dropped_queries,
+)
+from racm3.retriever.random_ranking import RandomRetriever, random_order
 from racm3.retriever.retriever import Retrieved, Retriever
 from racm3.retriever.selection import (
     Hit,
@@ -23,6 +30,7 @@ __all__ = [
     "Hit",
     "MainDocument",
     "Memory",
+    "RandomRetriever",
     "Retrieved",
     "Retriever",
     "SearchIndex",
@@ -33,7 +41,10 @@ __all__ = [
     "count_reasons",
     "document_generator",
     "document_vectors",
+    "drop_patches",
+    "dropped_image_queries",
     "dropped_queries",
     "order_hits",
+    "random_order",
     "select_contexts",
 ]

@@ -30,20 +30,21 @@ def document_vectors(text: Vectors, image: Vectors) -> Vectors:
 class Memory:
     """Retrievable documents by position; a position means nothing outside its memory."""
 
-    document_ids: tuple[str, ...]
-    """One a position, all different."""
+    document_ids: Sequence[str]
+    """One a position, all different. A tuple is checked; another sequence, such as a view of a
+    table's column, is believed, for it may be too long to walk."""
     vectors: Vectors
     """[N, d] document vectors, unit."""
     image_vectors: Vectors | None = None
     """[N, d] image vectors, unit; needed where near copies are judged by image."""
-    sources: tuple[str, ...] | None = None
+    sources: Sequence[str] | None = None
     """The source each document came from; needed for a limit per source."""
-    content: tuple[str, ...] | None = None
+    content: Sequence[str] | None = None
     """Equal for exact copies (a digest of pixels and caption); None: no two are equal."""
 
     def __post_init__(self) -> None:
         count = len(self.document_ids)
-        if len(set(self.document_ids)) != count:
+        if isinstance(self.document_ids, tuple) and len(set(self.document_ids)) != count:
             raise ValueError("The memory holds a document twice: give each document_id once.")
         for name in ("vectors", "image_vectors", "sources", "content"):
             column = getattr(self, name)

@@ -21,6 +21,9 @@ from racm3.retriever.selection import (
     select_contexts,
 )
 
+MAX_CANDIDATES = 4096
+"""Hits that a walk is worth; a query that finds no context among them goes without."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retrieved:
@@ -31,13 +34,23 @@ class Retrieved:
     short: int
     """Queries that got fewer than K contexts."""
 
+    @classmethod
+    def of(cls, selections: Sequence[Selection], config: SelectionConfig) -> Retrieved:
+        """Counts what a batch came to."""
+        return cls(
+            selections=tuple(selections),
+            counts=count_reasons(selections),
+            short=sum(len(one.contexts) < config.max_contexts for one in selections),
+        )
+
 
 class Retriever:
     """Search, exact scores, selection.
 
     It asks the index for few candidates first and for four times as many for the queries that
-    still lack contexts, until K are chosen or the memory is exhausted. So no document is missed
-    because too few were asked for, however many are skipped.
+    still lack contexts, until K are chosen, the memory is exhausted or the limit is reached. So no
+    document among the `max_candidates` best is missed because too few were asked for, however many
+    are skipped; and no query walks a whole memory, however few may be chosen.
     """
 
     def __init__(
@@ -47,6 +60,7 @@ class Retriever:
         config: SelectionConfig,
         *,
         first_candidates: int = 32,
+        max_candidates: int = MAX_CANDIDATES,
         rescore: bool = True,
     ) -> None:
         """Takes the parts.
@@ -56,6 +70,7 @@ class Retriever:
             index: Over `memory.vectors`, in the same order.
             config: The selection.
             first_candidates: Hits asked for at first.
+            max_candidates: Most hits asked for.
             rescore: Score candidates afresh with the memory's own vectors, so that an approximate
                 index only decides who is a candidate.
 
@@ -67,10 +82,13 @@ class Retriever:
                 f"The index holds {index.size} vectors, the memory {len(memory)} documents: "
                 "they belong to different artifacts."
             )
-        if first_candidates < 1:
-            raise ValueError(f"first_candidates is {first_candidates}: ask for at least one.")
+        if not 1 <= first_candidates <= max_candidates:
+            raise ValueError(
+                f"first_candidates is {first_candidates}: it must be at least 1 and at most "
+                f"max_candidates ({max_candidates})."
+            )
         self._memory, self._index, self._config = memory, index, config
-        self._first, self._rescore = first_candidates, rescore
+        self._first, self._most, self._rescore = first_candidates, max_candidates, rescore
 
     def retrieve(
         self, queries: Vectors, mains: Sequence[MainDocument | None] | None = None
@@ -88,33 +106,26 @@ class Retriever:
         if len(known) != len(queries):
             raise ValueError(f"{len(queries)} queries, {len(known)} main documents: match them.")
         chosen: dict[int, Selection] = {}
-        open_rows, k = list(range(len(queries))), min(self._first, len(self._memory))
+        most = min(self._most, len(self._memory))
+        open_rows, k = list(range(len(queries))), min(self._first, most)
         while open_rows and k:
             attempts = self._attempt(queries[open_rows], known, open_rows, k)
             chosen |= {row: found for row, (found, _) in zip(open_rows, attempts, strict=True)}
-            if k == len(self._memory):
+            if k == most:
                 break
             open_rows = [
                 row for row, (_, sure) in zip(open_rows, attempts, strict=True) if not sure
             ]
-            k = min(4 * k, len(self._memory))
+            k = min(4 * k, most)
         empty = Selection(contexts=(), skipped=())
-        selections = tuple(chosen.get(row, empty) for row in range(len(queries)))
-        return Retrieved(
-            selections=selections,
-            counts=count_reasons(selections),
-            short=sum(self._lacking(selection) for selection in selections),
-        )
-
-    def _lacking(self, selection: Selection) -> bool:
-        return len(selection.contexts) < self._config.max_contexts
+        return Retrieved.of([chosen.get(row, empty) for row in range(len(queries))], self._config)
 
     def _end(self, selection: Selection) -> float | None:
         """Score at which the walk ended: of the K-th context, or of the first below the floor."""
         last = selection.skipped[-1:]
         if last and last[0].reason is SkipReason.BELOW_FLOOR:
             return last[0].score
-        if self._lacking(selection):
+        if len(selection.contexts) < self._config.max_contexts:
             return None
         return selection.contexts[-1].score if selection.contexts else math.inf
 

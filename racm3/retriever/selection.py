@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
@@ -28,7 +28,7 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectionConfig:
-    """RA-CM3's selection (arXiv:2211.12561, section 3.2) and three switches of ours."""
+    """RA-CM3's selection (arXiv:2211.12561, section 3.2) and four switches of ours."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -39,6 +39,10 @@ class SelectionConfig:
     compare: Literal["document", "image"] = "document"
     """Whose vectors the rule compares. The paper: documents. With these, two documents of one
     caption are near copies once their images' cosine exceeds about 0.74."""
+    near_copy_of: Literal["any", "document", "context"] = "any"
+    """Of what no context may be a near copy: of the asking document and of a chosen context (the
+    paper), or of one of them. At inference the asking document is not known, so only `context`
+    asks in training what it asks then."""
     max_per_source: int | None = None
     """Contexts of one source at most; None: no limit."""
     floor: float | None = None
@@ -110,7 +114,7 @@ def order_hits(
 
 
 def select_contexts(
-    ranking: Sequence[tuple[float, int]],
+    ranking: Iterable[tuple[float, int]],
     memory: Memory,
     config: SelectionConfig,
     main: MainDocument | None = None,
@@ -121,7 +125,7 @@ def select_contexts(
     copies by content, because a query of one modality never scores 0.9 against its own document.
 
     Args:
-        ranking: (score, position), best first, as `order_hits` gives it.
+        ranking: (score, position), best first, as `order_hits` gives it; read as far as needed.
         memory: What the positions mean.
         config: The rules.
         main: The asking document; None at inference.
@@ -187,7 +191,8 @@ class _Walk:
         vector = self.vectors[position]
         if self.main_vector is not None and float(vector @ self.main_vector) > limit:
             return SkipReason.NEAR_COPY_OF_DOCUMENT
-        if any(float(vector @ self.vectors[hit.position]) > limit for hit in self.contexts):
+        chosen = self.contexts if self.config.near_copy_of != "document" else ()
+        if any(float(vector @ self.vectors[hit.position]) > limit for hit in chosen):
             return SkipReason.NEAR_COPY_OF_CONTEXT
         return None
 
@@ -209,7 +214,7 @@ def _compared(memory: Memory, config: SelectionConfig) -> Vectors:
 
 
 def _main_vector(main: MainDocument | None, config: SelectionConfig) -> NDArray[np.float32] | None:
-    if main is None or config.near_copy is None:
+    if main is None or config.near_copy is None or config.near_copy_of == "context":
         return None
     vector = main.vector if config.compare == "document" else main.image_vector
     if vector is None:

@@ -266,7 +266,8 @@ def _both(
 def _front(contexts: Sequence[DocumentTokens], layout: Layout) -> _Front:
     ids, end = [layout.vocabulary.document_end_id], layout.vocabulary.break_id
     for document in contexts:
-        ids += [*_text(document.text, layout), end, *_image(document.image, layout), end]
+        image = _image(document.image, layout) if document.image else []
+        ids += [*_text(document.text, layout), end, *image, end]
     return _Front(ids, len(contexts))
 
 

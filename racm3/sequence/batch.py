@@ -64,7 +64,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Torch tensors, all [B, T]. Inputs: ids, places, next_places, slots. The rest is of labels."""
+    """Torch tensors, all [B, T].
+
+    Of inputs: ids, places, next_places, slots, positions. The rest is of labels.
+    """
 
     input_ids: Tensor
     """int64, 0..vocabulary.size-1."""
@@ -90,6 +93,9 @@ class Batch:
     slots: Tensor
     """int64: slot of the input token's document; 0 = main, i = i-th context."""
 
+    positions: Tensor
+    """int64: index of the input token in its sample, as masked."""
+
     @classmethod
     def of_rows(cls, rows: Sequence[Row], *, pad_id: int) -> Batch:
         """Pads rows to the longest and splits each into inputs and labels.
@@ -110,6 +116,7 @@ class Batch:
             places=_stack([row.places[last] for row in rows], 0),
             next_places=_stack([row.next_places[last] for row in rows], 0),
             slots=_stack([row.slots[last] for row in rows], 0),
+            positions=_stack([np.arange(len(row.ids) - 1) for row in rows], 0),
         )
 
     def to(self, device: torch.device | str) -> Batch:

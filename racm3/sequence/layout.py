@@ -3,7 +3,8 @@
 `</s> T1 <break> I1 <break> T2 <break> I2 <break> T <break> I </s>`: contexts in front, the main
 document last, each as caption, break, image. This is the break form of the public RA-CM3 code base
 (shorter than CM3's `<img alt= src=>` markup). A separator that closes a document belongs to it; the
-leading `</s>`, which is never predicted, to the first document.
+leading `</s>`, which is never predicted, to the first document. A context that is fed without its
+caption or its image keeps its separators: `T1 <break> <break> T <break> I </s>`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Layout:
 
     def document_length(self, document: DocumentTokens) -> int:
         """Tokens that a document takes, its two separators included."""
-        return min(len(document.text), self.max_text_tokens) + self.image_tokens + 2
+        return min(len(document.text), self.max_text_tokens) + len(document.image) + 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +103,15 @@ def lay_out(
     """Lays out contexts, in the order given, and the main document.
 
     Raises:
-        ValueError: when an image does not have `layout.image_tokens` codes.
+        ValueError: when an image does not have `layout.image_tokens` codes; that of a context may
+            have none at all.
     """
     vocabulary = layout.vocabulary
     pieces: list[tuple[int, ...] | NDArray[np.int64]] = [(vocabulary.document_end_id,)]
     lengths, segments, position, cut = [1], [], 1, 0
     for document, tokens in enumerate((*contexts, main)):
-        if len(tokens.image) != layout.image_tokens:
+        without_image = not tokens.image and document < len(contexts)
+        if len(tokens.image) != layout.image_tokens and not without_image:
             raise ValueError(
                 f"document {document} of a sequence has {len(tokens.image)} image codes; the "
                 f"layout has {layout.image_tokens}: tokenise it with this run's image tokenizer"

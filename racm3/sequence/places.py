@@ -15,8 +15,8 @@ the prompt and then one id at a time, through the same function.
   and the grid index where the image resumes for images; in the tail it is the start of the span,
   from which the masked tokens count on.
 * `<break>`, `</s>` and `<eoss>` stand at places of their own. After the break that closes a caption
-  comes `image_base`, after one that closes an image `text_base`, after `<eoss>` and the last `</s>`
-  UNKNOWN.
+  comes `image_base` (also in a context that is fed without its image, whose next token is another
+  break), after one that closes an image `text_base`, after `<eoss>` and the last `</s>` UNKNOWN.
 
 The papers use sequence positions; these are for small models (docs/architecture.md).
 """

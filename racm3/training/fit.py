@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -48,6 +48,7 @@ from racm3.training.records import (
     LogRow,
     Stop,
 )
+from racm3.training.tallies import Metric, Tally, added, as_tallies, means
 
 __all__ = ["FitConfig", "FitResult", "FitTask", "LogRow", "fit"]
 
@@ -144,8 +145,7 @@ class _Run:
         self.learning_rate, self.grad_norm = 0.0, 0.0
         self.best_step, self.best_loss, self.bad_validations = 0, None, 0
         self.best_state: dict[str, Tensor] | None = None
-        self.sums: dict[str, float] = {}
-        self.summed_steps = 0
+        self.sums: dict[str, Tally] = {}
         self.log: list[LogRow] = []
         self.stopped: Stop | None = None
 
@@ -172,17 +172,17 @@ class _Run:
                 self.task.after_step(self.step)
         self._count(metrics)
 
-    def _count(self, metrics: dict[str, float]) -> None:
-        numbers = dict(metrics)
-        tokens = numbers.pop("tokens", 0.0)
-        names = sorted(numbers)
-        local = [self.task.step_flops(self.step), tokens, *(numbers[name] for name in names)]
+    def _count(self, metrics: Mapping[str, Metric]) -> None:
+        tallies = as_tallies(metrics)
+        tokens, _ = tallies.pop("tokens", (0.0, 1.0))
+        names = sorted(tallies)
+        local = [self.task.step_flops(self.step), tokens]
+        local += [number for name in names for number in tallies[name]]
         total = _sum_over_ranks(local, self.world_size, self.parameters[0].device)
         self.flops += total[0]
         self.tokens += total[1]
-        for name, value in zip(names, total[2:], strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + value / self.world_size
-        self.summed_steps += 1
+        pairs = zip(total[2::2], total[3::2], strict=True)
+        self.sums = added(self.sums, dict(zip(names, pairs, strict=True)))
         self.step += 1
 
     def due(self, every: int) -> bool:
@@ -202,9 +202,8 @@ class _Run:
     def log_train(self, report: Callable[[LogRow], None] | None, *, last: bool) -> None:
         if not (last or self.due(self.config.log_every)):
             return
-        means = {name: value / self.summed_steps for name, value in self.sums.items()}
-        self.sums, self.summed_steps = {}, 0
-        self._append("train", means, report)
+        self._append("train", means(self.sums), report)
+        self.sums = {}
 
     def log_validation(
         self, metrics: dict[str, float], report: Callable[[LogRow], None] | None
@@ -343,7 +342,7 @@ class _Run:
 
 _COUNTERS = (
     *("step", "flops", "tokens", "seconds", "learning_rate", "grad_norm", "best_step"),
-    *("best_loss", "bad_validations", "sums", "summed_steps", "stopped"),
+    *("best_loss", "bad_validations", "sums", "stopped"),
 )
 
 

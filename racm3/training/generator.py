@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from racm3.document import DocumentTokens
 from racm3.generator.flops import training_flops
 from racm3.generator.transformer import Generator
-from racm3.objective.loss import row_nll, weighted_loss
+from racm3.objective.loss import PositionBuckets, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
+from racm3.sequence.order import ContextOrder
 from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F
 
@@ -45,6 +47,7 @@ class GeneratorTask:
         total_steps: int | None = None,
         autocast: torch.dtype | None = None,
         on_draw: Callable[[DrawRecord], None] | None = None,
+        bucket_width: int | None = None,
     ) -> None:
         """Takes the model as it is.
 
@@ -57,14 +60,21 @@ class GeneratorTask:
             total_steps: Of the run, for `config.k0_fraction`; with a FLOPs budget an estimate.
             autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
             on_draw: Sees what was drawn for each step.
+            bucket_width: Log losses also by the position in the sample, so many positions to a
+                bucket; `None` = all positions together.
         """
         self.model: nn.Module = model
         self._generator, self._examples, self._layout = model, examples, layout
         self._config, self._seed, self._total_steps = config, seed, total_steps
         self._autocast, self._on_draw = autocast, on_draw
+        self._buckets = (
+            None
+            if bucket_width is None
+            else PositionBuckets.covering(config.max_length, width=bucket_width)
+        )
         self._flops = 0.0
 
-    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, Metric]]:
         """Returns L_main + alpha L_contexts of the batch of (seed, step, rank)."""
         drawn, record = draw_batch(
             self._examples,
@@ -85,7 +95,7 @@ class GeneratorTask:
             logits = self.model(
                 batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
             )
-        parts = weighted_loss(logits[None], labels)
+        parts = weighted_loss(logits[None], labels, buckets=self._buckets)
         rows, length = batch.input_ids.shape
         self._flops = training_flops(
             self._generator.config,
@@ -97,7 +107,7 @@ class GeneratorTask:
         return parts.loss, {
             "loss": parts.loss.item(),
             "tokens": float(rows * length),
-            **parts.means(),
+            **parts.tallies(),
         }
 
     def step_flops(self, step: int) -> float:
@@ -125,8 +135,10 @@ class Validation:
     """The k that early stopping reads: 2 for RA-CM3, 0 for a generator without contexts."""
     pool: Sequence[DocumentTokens] = ()
     """Documents that wrong contexts are drawn from; empty leaves the rows out."""
+    order: ContextOrder = "best_first"
+    """Of the contexts."""
     seed: int = 0
-    """Of the wrong contexts."""
+    """Of the wrong contexts, and of shuffled ones."""
     batch_size: int = 32
     """Rows of one forward pass."""
 
@@ -166,6 +178,8 @@ class Validation:
                 task="image" if task == "image" else "caption",
                 k=k,
                 contexts=None if contexts is None else contexts[part],
+                order=self.order,
+                seed=self.seed,
             )
             sums, counts = measured_nll(model, batch)
             nll, tokens = nll + float(sums.sum()), tokens + float(counts.sum())

@@ -59,7 +59,7 @@ class ImageTokenizerTaskConfig:
     commitment_weight: float = 0.25
     """Of the distance of latents to their codes (beta in arXiv:1711.00937)."""
     perceptual_weight: float = 0.0
-    """Of the perceptual term, which is a callable given to the task."""
+    """Of the perceptual term, a callable given to the task; see `racm3.training.perceptual`."""
     adversarial_weight: float = 0.0
     """Of the hinge loss against the discriminator; 0 = there is no discriminator."""
     adversarial_start: int = 0
@@ -257,7 +257,7 @@ class ImageTokenizerTask:
         return self.config.adversarial_weight * balance
 
     def step_flops(self, step: int) -> float:
-        """Returns the tokenizer's FLOPs of a step, 3 x forward; a discriminator's are left out."""
+        """Returns the tokenizer's FLOPs of a step, 3 x forward; no discriminator's or features'."""
         return 3.0 * self._flops * self.config.batch_size
 
     @torch.no_grad()

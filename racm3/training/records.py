@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from racm3.training.tallies import Metric
+
 Stop = Literal["steps", "flops", "patience"]
 
 
@@ -105,7 +107,7 @@ class LogRow:
     split: Literal["train", "validation"]
     """Train rows average the steps since the row before; validation rows are one measurement."""
     metrics: dict[str, float]
-    """What the task or the validation returned, by name."""
+    """What the task or the validation returned, by name; means of nothing are left out."""
     tokens: float
     """Tokens read since the start, over all ranks (0 where the task reports none)."""
     flops: float
@@ -124,10 +126,11 @@ class FitTask(Protocol):
     model: nn.Module
     """Exchanged for its wrapped self while `fit` runs: call it through this attribute."""
 
-    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
-        """Returns the scalar loss of a batch, a pure function of (step, rank), and numbers to log.
+    def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, Mapping[str, Metric]]:
+        """Returns the scalar loss of a batch, a pure function of (step, rank), and what to log.
 
-        A number called ``tokens`` is summed into `LogRow.tokens` instead of being averaged.
+        The names must be the same on every rank. The number called ``tokens`` is summed into
+        `LogRow.tokens` instead of being averaged.
         """
 
     def step_flops(self, step: int) -> float:

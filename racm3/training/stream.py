@@ -21,8 +21,10 @@ from racm3.document import DocumentTokens
 from racm3.objective.masking import mask, to_row
 from racm3.objective.noise import read_with_noise
 from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_sampler, draw_spans
+from racm3.retriever.query import document_generator
 from racm3.sequence.batch import Batch, Modality, Row, digest_of_rows
 from racm3.sequence.layout import Layout, lay_out
+from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.epoch_order import EpochOrder, keyed_generator
 
 Query = Literal["text", "image"]
@@ -90,8 +92,8 @@ class StreamConfig:
     k0_fraction: float = 0.0
     """First share of the steps that is without contexts."""
 
-    shuffle_contexts: bool = True
-    """True (code base): in random order. False: best first."""
+    context_order: ContextOrder = "shuffled"
+    """Order of the contexts in front of the main document; the code base shuffles."""
 
     query_probability_text: float = 0.5
     """How often the text is the query; the image otherwise. A missing side yields to the other."""
@@ -252,7 +254,8 @@ def evaluation_batch(
     task: Task,
     k: int,
     contexts: Series[Series[DocumentTokens]] | None = None,
-    best_first: bool = True,
+    order: ContextOrder = "best_first",
+    seed: int = 0,
 ) -> Batch:
     """What perplexities are measured on: weight 1 on the measured tokens, 0 on all others.
 
@@ -267,7 +270,8 @@ def evaluation_batch(
         task: what is measured.
         k: most contexts; an example with fewer, or without the query, gets what it has.
         contexts: instead of the retrieved ones (wrong ones, say), ranked, one list an example.
-        best_first: order of the contexts; False puts the best beside the main document.
+        order: of the contexts.
+        seed: of `shuffled` contexts, drawn by document whatever the batch.
 
     Raises:
         ValueError: when `contexts` has another length than `examples`.
@@ -279,8 +283,9 @@ def evaluation_batch(
     measured = Modality.IMAGE if task == "image" else Modality.TEXT
     rows = []
     for example, ranked in zip(examples, contexts, strict=True):
-        fed = list(ranked[:k]) if best_first else list(ranked[:k])[::-1]
-        sequence = lay_out(example.main, fed, layout)
+        shuffle = document_generator(seed, example.document_id)
+        ranks = context_order(len(ranked[:k]), order, shuffle)
+        sequence = lay_out(example.main, [ranked[i] for i in ranks], layout)
         caption = sequence.main_segments[0]
         hidden = task == "caption" and caption.stop > caption.start
         spans = (Span(caption.start, caption.stop),) if hidden else ()
@@ -395,9 +400,7 @@ def _draw_contexts(
     room = config.max_length - layout.document_length(example.main) - 3 * config.most_spans
     lengths = np.cumsum([layout.document_length(c) for c in chosen.contexts[:k]])
     kept = int(np.searchsorted(lengths, room, side="right"))
-    order = list(range(kept))
-    if config.shuffle_contexts:
-        order = generator.permutation(kept).tolist()
+    order = context_order(kept, config.context_order, generator)
     return _Contexts(
         tokens=tuple(chosen.contexts[i] for i in order),
         ids=tuple(chosen.document_ids[i] for i in order),

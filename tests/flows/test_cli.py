@@ -20,6 +20,7 @@ import pytest
         (("plan", "smoke", "--set", "generators.ra.layrs=3"), "did you mean layers?"),
         (("run", "smoke", "--artifact", "memory.x=1"), "--flow"),
         (("show", "abcdef", "--store", "empty"), "nothing was run here yet"),
+        (("compare", "a", "b", "--store", "empty"), "nothing was run here yet"),
         (("generate", "a cat", "--store", "empty"), "no models yet"),
         (("deploy", "smoke"), "PREFECT_API_URL is not set"),
     ],

@@ -70,6 +70,15 @@ def test_scores_compare_both_generators(finished: Any) -> None:
     assert {"familiar", "unseen"} <= {row["set"] for row in finished["scores"]}
 
 
+def test_a_run_is_compared_with_what_its_namespace_has(lab: Any, finished: Any) -> None:
+    told = lab.json("compare", "smoke", finished["run_id"])
+    assert told["rows"]
+    assert {row["b_is"] for row in told["rows"]} == {"equal"}
+    assert {told[side]["scores"] for side in "ab"} == {finished["artifacts"]["score_generations"]}
+    done = lab.racm3("compare", "smoke", "generator/123456", check=2)
+    assert "nothing that has scores is called generator/123456" in done.stderr
+
+
 def test_references_follow(store: LocalStore, made: dict[str, Manifest]) -> None:
     for name, label in (
         ("documents", "curate_documents"),

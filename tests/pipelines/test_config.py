@@ -62,6 +62,11 @@ def test_an_unknown_key_is_refused_with_its_path(
     [
         ({"corpus": None}, "needs `sources`"),
         ({"max_text_tokens": 9}, "must equal max_text_tokens"),
+        ({"normalize": {"image_size": 32}}, "must equal the image tokenizer's 64 pixels"),
+        (
+            {"image_tokenizer": {"pretrained": {"file": "a.pt", "preset": "llamagen-vq8"}}},
+            "must equal the image tokenizer's 256 pixels",
+        ),
         ({"min_success": "much"}, "min_success"),
         ({"generators": {"ra": {"fit": {"steps": -1}}}}, "greater than 0"),
         ({"generators": {"ra": False, "vanilla": False}}, "one of `generators` at least"),

@@ -9,6 +9,7 @@ from pipelines.fetch.policy import FetchSettings
 from pipelines.plan import plan_of
 from pipelines.runtime.ledger import as_selection
 from pipelines.runtime.store import LocalStore
+from storage_schemas.manifest import Manifest
 
 FLOWS = ["ingest", "build_memory", "retrain", "evaluate"]
 
@@ -65,3 +66,19 @@ def test_a_plan_on_an_empty_store_lists_all_and_writes_nothing(tmp_path: Path) -
     assert [p.label for p in planned] == [step.label for step in steps.steps]
     assert {p.state for p in planned} == {"pending"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_memory_has_its_own_share_or_that_of_all() -> None:
+    memories = {"half": {"share": 0.5}, "whole": {"share": 1.0}}
+    steps = {step.label: step for step in dag(memories=memories, memory={"share": 0.25}).steps}
+    embeddings = Manifest(
+        kind="embeddings", schema_version=1, artifact_id="a", stage="s", stage_version=1,
+        config={}, inputs=(), shards=(), rows_in=0, rows_out=0, dropped={}, counts={}, facts={},
+        environment="", run_id="", created_at="", seconds=0.0, shards_executed=0,
+    )  # fmt: skip
+    shares = {
+        name: steps[f"build_memory[{name}]"].make({"embed_documents": embeddings}).config.share
+        for name in ("restricted", "extended", "half", "whole")
+    }
+    assert shares == {"restricted": 0.25, "extended": 0.25, "half": 0.5, "whole": 1.0}
+    assert "retrieve_contexts[evaluation, half]" in steps

@@ -12,6 +12,8 @@ from pipelines.records import (
     image_png,
     image_stack,
     log_table,
+    memory_of,
+    rows_of,
     samples_of,
     vector_lists,
     vector_matrix,
@@ -98,3 +100,45 @@ def test_the_first_sample_of_a_prompt_is_that_of_the_least_seed():
         "a": [7],
         "b": [2, 9],
     }
+
+
+def test_rows_of_some_documents_are_found():
+    table = pa.table({"document_id": ["a", "b", "c", "b"], "n": [1, 2, 3, 4]})
+    table = pa.concat_tables([table.slice(0, 2), table.slice(2)])
+    assert rows_of(table, ["b", "z"]).column("n").to_pylist() == [2, 4]
+    assert rows_of(table, pa.array(["c", "a"])).column("n").to_pylist() == [1, 3]
+    assert rows_of(table, []).num_rows == 0
+
+
+def memory_files(folder, count):
+    vectors = np.eye(4, dtype=np.float32)[:count]
+    files = {name: folder / name for name in ("document_vectors.npy", "image_vectors.npy")}
+    for path in files.values():
+        np.save(path, vectors)
+    return files
+
+
+def memory_table(ids):
+    rows = [
+        {"position": i, "document_id": name, "source": "s", "role": "train"}
+        for i, name in enumerate(ids)
+    ]
+    return pa.Table.from_pylist(rows[::-1], schema=TABLES["memory"].arrow)
+
+
+def test_a_memory_reads_its_columns_where_it_is_asked(tmp_path):
+    held = memory_of(memory_table(["a", "b", "c"]), memory_files(tmp_path, 3))
+    assert len(held) == len(held.document_ids) == 3
+    assert [held.document_ids[i] for i in range(3)] == list(held.document_ids) == ["a", "b", "c"]
+    assert held.document_ids[1:] == ("b", "c")
+    assert held.lookup([2, 0]) == ["c", "a"]
+    assert held.sources[0] == "s"
+    with pytest.raises(IndexError):
+        held.document_ids[3]
+
+
+def test_a_memory_that_does_not_fit_together_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="twice"):
+        memory_of(memory_table(["a", "b", "a"]), memory_files(tmp_path, 3))
+    with pytest.raises(ValueError, match="3 document ids but 2 vectors"):
+        memory_of(memory_table(["a", "b", "c"]), memory_files(tmp_path, 2))

@@ -30,6 +30,21 @@ def test_decoding_gives_back_any_text(text):
     assert all(0 <= i < TOKENIZER.vocab_size for i in ids)
 
 
+@given(st.text())
+def test_byte_lengths_add_up_to_the_text(text):
+    ids = TOKENIZER.encode(text)
+    lengths = TOKENIZER.byte_lengths(ids)
+    assert len(lengths) == len(ids)
+    assert sum(lengths) == len(text.encode("utf-8"))
+    assert all(lengths)
+
+
+@pytest.mark.parametrize("wrong", [-1, TOKENIZER.vocab_size])
+def test_byte_lengths_of_no_token_are_refused(wrong):
+    with pytest.raises(ValueError, match="is not a text token"):
+        TOKENIZER.byte_lengths([0, wrong])
+
+
 @given(st.text(alphabet=st.characters(codec=None, categories=["Cs", "Ll", "So"])))
 def test_lone_surrogates_become_replacement_characters(text):
     decoded = TOKENIZER.decode(TOKENIZER.encode(text))

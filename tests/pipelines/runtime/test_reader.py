@@ -92,3 +92,12 @@ def test_the_local_executor_builds_once_and_tries_again():
     assert calls == [1, 2, 2, 2, 0, 0, 0]
     assert LocalExecutor().map(build, [], done=lambda *_: None) == []
     assert built == [1]
+
+
+def test_columns_come_alone_and_in_the_order_asked(store, published):
+    reader = Reader(store)
+    for shard in published[0].tables():
+        whole = reader.table(shard)
+        names = whole.column_names
+        assert reader.table(shard, names[::-1]).equals(whole.select(names[::-1]))
+        assert reader.table(shard, names[:1]).equals(whole.select(names[:1]))

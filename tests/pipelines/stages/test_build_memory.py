@@ -86,6 +86,7 @@ def test_an_approximate_index_tells_its_recall(world):
             "text_vector": vectors_column(vectors),
             "image_vector": vectors_column(vectors),
             "query_vectors": vector_lists(np.zeros((400, 0, 16), np.float32)),
+            "image_query_vectors": vector_lists(np.zeros((400, 0, 16), np.float32)),
         }
     )
     assert vector_matrix(table.column("text_vector")).shape == (400, 16)

@@ -1,7 +1,8 @@
 """train_generator, generate and score_generations, on a corpus of coloured squares."""
 
+import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from pipelines.errors import PoisonedShards, UsageError
-from pipelines.models import device, load_generator
-from pipelines.records import image_png
+from pipelines.models import device, load_generator, load_text_tokenizer
+from pipelines.records import examples_of, image_png
 from pipelines.runtime.context import start_run
 from pipelines.runtime.executor import LocalExecutor
 from pipelines.runtime.reader import Reader, Selection
@@ -256,6 +257,7 @@ def _config(max_k, steps=24):
         ),
         validation_k=max_k,
         validation_ks=(0, max_k),
+        loss_bucket=18 if max_k else None,
     )
 
 
@@ -305,6 +307,17 @@ def test_training_learns(world, generators):
     log = Reader(world["store"]).tables(generators["ra-cm3"].tables("training_log")).to_pylist()
     losses = [r["value"] for r in log if (r["split"], r["metric"]) == ("validation", "loss")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["ra-cm3", "vanilla"])
+def test_losses_are_logged_by_role_modality_and_position(world, generators, name):
+    log = Reader(world["store"]).tables(generators[name].tables("training_log")).to_pylist()
+    found = {r["metric"] for r in log if r["split"] == "train"}
+    reads = name == "ra-cm3"
+    assert {"loss", "main_image", "main_text"} <= found
+    assert ("context_image" in found) == reads
+    assert ({"main_image_at_0", "main_image_at_18", "context_image_at_0"} <= found) == reads
+    assert all(math.isfinite(r["value"]) for r in log)
 
 
 def test_a_published_generator_reads_back(world, generators):
@@ -431,6 +444,63 @@ def test_prompts_are_chosen_by_document_whatever_the_shards_and_the_memory():
     assert generate._choose(rows(0, 3), None) == rows(0, 3)
 
 
+@pytest.mark.parametrize("order", ["best_first", "best_last", "shuffled"])
+def test_contexts_are_fed_in_the_order_that_is_named(world, generators, generations, order):
+    config = generate.Config(
+        model="ra-cm3", memory="restricted", k=2, tasks=("caption",), context_order=order
+    )
+    inputs = {
+        "generator": generators["ra-cm3"],
+        "examples": world["examples"]["evaluation"],
+        "image_tokenizer": world["images"],
+        "text_tokenizer": world["text"],
+    }
+    made = world["publish"](generate.Generate(), config, inputs, "generate")
+    reader = Reader(world["store"])
+    ranked = {
+        row["prompt_id"]: row
+        for row in reader.tables(generations["ra-cm3"].tables()).to_pylist()
+        if row["task"] == "caption"
+    }
+    turned = 0
+    for row in reader.tables(made.tables()).to_pylist():
+        best_first = ranked[row["prompt_id"]]["contexts"]
+        assert sorted(row["contexts"]) == sorted(best_first)
+        turned += row["contexts"] == best_first[::-1]
+        if order == "best_first":
+            assert row["log_likelihood"] == ranked[row["prompt_id"]]["log_likelihood"]
+    least, most = {"best_first": (0, 0), "best_last": (9, 9), "shuffled": (1, 8)}[order]
+    assert least <= turned <= most
+
+
+def test_the_order_of_the_contexts_reaches_the_perplexities(world, generators):
+    from pipelines.scoring.perplexities import Contender, _nll
+
+    examples = examples_of(
+        Reader(world["store"]).tables(world["examples"]["evaluation"].tables("examples"))
+    )
+    loaded = load_generator(Reader(world["store"]).files(Selection.of(generators["ra-cm3"])))
+    first, last = (
+        _nll(
+            Contender(name="ra", generator=loaded, reads_contexts=True, order=order),
+            some, "image", 2, None, 0,
+        ).nll
+        for order, some in (
+            ("best_last", examples),
+            ("best_first", [_turned(example) for example in examples]),
+        )
+    )  # fmt: skip
+    assert first.tolist() == last.tolist()
+
+
+def _turned(example):
+    queries = [
+        replace(q, contexts=q.contexts[::-1], document_ids=q.document_ids[::-1])
+        for q in example.queries
+    ]
+    return replace(example, queries=tuple(queries))
+
+
 def test_a_lost_sample_is_noticed(world, generators, monkeypatch):
     whole = generate._Writer.write
     monkeypatch.setattr(generate._Writer, "write", lambda self, table: whole(self, table)[1:])
@@ -456,6 +526,7 @@ def test_the_score_table_has_every_row_that_was_asked_for(world, generators, gen
         "documents": world["documents"],
         "scorer": world["scorer"],
         "image_tokenizer": world["images"],
+        "text_tokenizer": world["text"],
     }
     scores = world["publish"](
         score_generations.ScoreGenerations(),
@@ -489,5 +560,66 @@ def test_the_score_table_has_every_row_that_was_asked_for(world, generators, gen
     assert ("cider", "copy the top document", "caption", "", 1, "restricted") in found
     assert ("psnr", "image tokenizer", "image", "", 0, "") in found
     assert ("token_accuracy_ratio", "ra-cm3", "image", "", 2, "restricted") in found
+    for of in ("codes", "features"):
+        for model in ("ra-cm3", "original images"):
+            rate = found[f"copy_rate_{of}", model, "image", "", 2, "restricted"]
+            mean = found[f"context_agreement_{of}", model, "image", "", 2, "restricted"]
+            assert rate["n"] == mean["n"] == 9
+            assert 0 <= rate["value"] <= 1
+            assert rate["value"] <= mean["value"] / (0.9 if of == "codes" else 0.95) + 1e-6
+        assert not [key for key in found if key[:2] == (f"copy_rate_{of}", "vanilla")]
+    for task in ("image", "caption"):  # by construction both contexts are of the concept
+        assert found["recall_at_1", "retriever", task, "", 2, "restricted"]["value"] == 1.0
     for model in ("ra-cm3", "vanilla"):
         assert found["training_flops", model, "", "", 0, ""]["value"] > 0
+    pixels, codes = SIZE * SIZE, len(_evaluation(world, "image_tokens")[0])
+    for model, k, memory in (
+        ("ra-cm3", 2, "restricted"),
+        ("ra-cm3", 2, "wrong"),
+        ("vanilla", 0, ""),
+    ):
+        bits = found["bits_per_pixel", model, "image", "", k, memory]["value"]
+        perplexity = found["image_perplexity", model, "image", "", k, memory]["value"]
+        assert bits == pytest.approx(np.log2(perplexity) * codes / pixels)
+        bits = found["bits_per_byte", model, "caption", "", k, memory]["value"]
+        perplexity = found["caption_perplexity", model, "caption", "", k, memory]["value"]
+        assert bits == pytest.approx(np.log2(perplexity) * _tokens_per_byte(world))
+    cider = {
+        model: found["cider", model, "caption", "", k, memory]["value"]
+        for model, k, memory in (
+            ("ra-cm3", 2, "restricted"),
+            ("vanilla", 0, ""),
+            ("copy the top document", 1, "restricted"),
+        )
+    }
+    ours = "ra-cm3", "caption", "", 2, "restricted"
+    gain = found["cider_gain", *ours]
+    assert gain["value"] == pytest.approx(cider["ra-cm3"] - cider["vanilla"])
+    over = found["cider_gain_over_copy", *ours]
+    assert over["value"] == pytest.approx(cider["ra-cm3"] - cider["copy the top document"])
+    assert {row["better"] for row in rows if row["metric"].startswith("cider")} == {"higher"}
+    assert {row["better"] for row in rows if row["metric"].startswith("bits")} == {"lower"}
+
+
+def _evaluation(world, column):
+    shards = world["examples"]["evaluation"].tables("examples")
+    return Reader(world["store"]).tables(shards).column(column).to_pylist()
+
+
+def _tokens_per_byte(world):
+    """Of the captions as they were measured: cut to 12 tokens."""
+    text = load_text_tokenizer(Reader(world["store"]).files(Selection.of(world["text"])))
+    cut = [ids[:12] for ids in _evaluation(world, "text_tokens")]
+    return sum(map(len, cut)) / sum(len(text.decode(ids).encode()) for ids in cut)
+
+
+def test_weights_of_inception_are_known_by_their_digest():
+    digest = "0" * 64
+    one, other = (
+        score_generations.Config.model_validate({"inception": {"path": path, "sha256": digest}})
+        for path in ("/here/weights.pth", "/there/weights.pth")
+    )
+    assert one.canonical() == other.canonical()
+    assert one.canonical()["inception"] == {"sha256": digest}
+    assert score_generations.Config.model_validate(one.model_dump()) == one
+    assert score_generations.Config().canonical()["inception"] is None

@@ -1,17 +1,55 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from racm3.generator.cache import Cache
 from racm3.generator.config import GeneratorConfig
+from racm3.generator.transformer import Generator
+from racm3.vocabulary import Vocabulary
 
 CONFIG = GeneratorConfig(layers=2, width=8, heads=2)
+V = Vocabulary(6, 4, 2)
+PLACES = 9
 
 
 def parts(tokens, seed=0, rows=3):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(2, rows, 2, tokens, 4, generator=generator).unbind(0)
+
+
+def model(positions):
+    """Weights large enough for every token to change what follows."""
+    config = GeneratorConfig(
+        layers=2,
+        width=8,
+        heads=2,
+        ffn=8,
+        max_length=12,
+        positions=positions,
+        num_places=PLACES,
+        init_std=1.0,
+    )
+    return Generator(config, V, generator=torch.Generator().manual_seed(0)).eval()
+
+
+@torch.inference_mode()
+def test_reading_with_a_cache_equals_reading_at_once(cases):
+    """At first several tokens, then the rest at once or one by one, as sampling does."""
+    models = [model(positions) for positions in ("document", "rope", "sequence")]
+    for rng in cases:
+        reader = models[rng.integers(3)]
+        length = int(rng.integers(2, 13))
+        high = (V.size, PLACES, PLACES, 3)
+        fed = [torch.from_numpy(rng.integers(0, h, (2, length))) for h in high]
+        first = int(rng.integers(1, length))
+        edges = [0, *(range(first, length) if rng.random() < 0.5 else [first]), length]
+        cache = Cache(reader.config, rows=2, capacity=length)
+        parts = [reader(*(x[:, a:b] for x in fed), cache=cache) for a, b in pairwise(edges)]
+        assert cache.length == length
+        assert torch.allclose(torch.cat(parts, 1), reader(*fed), atol=1e-4)
 
 
 def test_what_was_put_in_comes_out_in_order():

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from racm3.metrics.bootstrap import paired_bootstrap, ratio_bootstrap
+from racm3.metrics.bootstrap import (
+    gain_score,
+    paired_bootstrap,
+    ratio_bootstrap,
+    resample,
+    with_interval,
+)
+from racm3.metrics.score import mean_score
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -88,7 +95,8 @@ def test_impossible_inputs_are_refused(changes, message):
 
 def ratio(a, b, groups=None):
     groups = groups or [str(i) for i in range(len(a))]
-    return ratio_bootstrap(np.array(a), np.array(b), groups, rng=np.random.default_rng(0))
+    drawn = resample(groups, rng=np.random.default_rng(0), resamples=2000)
+    return ratio_bootstrap(np.array(a), np.array(b), drawn)
 
 
 def test_a_constant_factor_is_found_without_doubt():
@@ -111,3 +119,54 @@ def test_clusters_are_resampled_whole():
     lone = ratio(a, b)
     twins = ratio(np.repeat(a, 9), np.repeat(b, 9), [str(i // 9) for i in range(180)])
     assert (twins.high - twins.low) == pytest.approx(lone.high - lone.low, rel=0.2)
+
+
+# --- draws ----------------------------------------------------------------------------------
+
+
+def test_each_draw_takes_as_many_clusters_as_there_are():
+    drawn = resample(["b", "a", "b", "c"], rng=rng(), resamples=300)
+    assert (drawn.clusters, drawn.resamples) == (3, 300)
+    assert drawn.cluster.tolist() == [1, 0, 1, 2]
+    assert (drawn.times.sum(1) == 3).all()
+    assert drawn.times.mean(0) == pytest.approx([1.0, 1.0, 1.0], abs=0.2)
+
+
+def test_sums_and_means_are_those_of_the_items_drawn():
+    values, groups = np.array([1.0, 10.0, 100.0, 1000.0]), ["b", "a", "b", "c"]
+    drawn = resample(groups, rng=rng(1), resamples=20)
+    for times, total, mean in zip(
+        drawn.times, drawn.sums(values), drawn.means(values), strict=True
+    ):
+        items = [
+            v for v, c in zip(values, drawn.cluster, strict=True) for _ in range(int(times[c]))
+        ]
+        assert total == pytest.approx(sum(items))
+        assert mean == pytest.approx(np.mean(items))
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="0 items"):
+        resample([], rng=rng(), resamples=5)
+    with pytest.raises(ValueError, match="0 draws"):
+        resample(["a"], rng=rng(), resamples=0)
+
+
+def test_a_mean_of_independent_items_has_the_usual_interval():
+    values = rng(2).normal(size=400)
+    score = mean_score(values.tolist(), name="m", unit="", higher_is_better=True, protocol="p")
+    drawn = resample([str(i) for i in range(400)], rng=rng(), resamples=4000)
+    made = with_interval(score, values, drawn)
+    assert (made.value, made.n) == (score.value, score.n)
+    assert (made.low, made.high) == pytest.approx((score.low, score.high), abs=0.01)
+    assert made.protocol == "p; bootstrap over 400 concepts, 4000 draws"
+
+
+def test_a_gain_is_paired():
+    base = rng(3).normal(size=200) * 10.0
+    ours = base + 1.0 + 0.1 * rng(4).normal(size=200)
+    drawn = resample([str(i) for i in range(200)], rng=rng(), resamples=500)
+    made = gain_score(ours, base, drawn, name="x_gain", protocol="p")
+    assert made.value == pytest.approx(1.0, abs=0.03)
+    assert made.high - made.low < 0.05  # that of a mean alone is 2.8
+    assert (made.name, made.higher_is_better) == ("x_gain", True)

@@ -33,6 +33,28 @@ def test_cider_d_clips_repeats_and_damps_other_lengths():
     assert longer == pytest.approx(10.0 / 4.0 * math.exp(-((1 - 3) ** 2) / (2 * 6.0**2)))
 
 
+PYCOCOEVALCAP = [
+    ("a red flag with a red star", ["a red flag with a star", "flag of a red country"], 3.62483533),
+    (
+        "two people in a field hold two hands",
+        ["two people hold hands", "people holding hands in a field", "two persons hand in hand"],
+        1.67332643,
+    ),
+    ("sun behind cloud", ["the sun behind a large cloud"], 2.45094098),
+    ("cat face with wry smile", ["a cat with a wry smile", "cat face with wry smile"], 6.48472782),
+    ("a flag", ["flag of the moon", "a white flag with a moon"], 0.89688104),
+    ("hand", ["smiling face with sun glasses"], 0.0),
+]
+"""Caption, references, and what `pycocoevalcap.cider.cider.Cider` of pycocoevalcap 1.2 gave."""
+
+
+def test_values_are_those_of_pycocoevalcap():
+    captions, references, truth = zip(*PYCOCOEVALCAP, strict=True)
+    assert cider_values(captions, references) == pytest.approx(list(truth), abs=1e-8)
+    corpus = cider(captions, references)
+    assert corpus.value == pytest.approx(100.0 * 2.521785267475936, rel=1e-12)
+
+
 def test_several_references_are_averaged():
     references = [["red", "green"], ["blue"]]
     assert cider_values(["red", "blue"], references)[0] == pytest.approx(10.0 * 0.5 / 4.0)

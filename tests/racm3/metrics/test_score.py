@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from racm3.metrics import METRICS
-from racm3.metrics.score import Score, mean_score
+from racm3.metrics.score import Score, mean_score, share_score
 
 
 def score(**changes) -> Score:
@@ -45,3 +45,18 @@ def test_mean_and_its_interval():
 
 def test_metrics_are_registered_under_their_own_names():
     assert all(name == function.__name__ for name, function in METRICS.items())
+
+
+def test_a_share_has_wilsons_interval():
+    score = share_score([1.0] * 3 + [0.0] * 7, name="s", higher_is_better=True, protocol="p")
+    assert (score.value, score.n, score.unit) == (0.3, 10, "fraction")
+    assert score.low == pytest.approx(0.1078, abs=1e-4)  # the textbook's value of 3 in 10
+    assert score.high == pytest.approx(0.6032, abs=1e-4)
+    for shares in ([0.0], [1.0] * 5, [0.5, 0.25]):
+        score = share_score(shares, name="s", higher_is_better=True, protocol="p")
+        assert 0 <= score.low <= score.value <= score.high <= 1
+        assert score.low < score.high
+    with pytest.raises(ValueError, match="out of"):
+        share_score([1.5], name="s", higher_is_better=True, protocol="p")
+    with pytest.raises(ValueError, match="nothing to average"):
+        share_score([], name="s", higher_is_better=True, protocol="p")

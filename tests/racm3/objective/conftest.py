@@ -7,14 +7,14 @@ from racm3.sequence.layout import Layout, lay_out
 from racm3.vocabulary import Vocabulary
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def layout():
     return Layout(
         vocabulary=Vocabulary(50, 20, num_sentinels=16), image_tokens=16, max_text_tokens=12
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sequence(layout):
     """Builds a sequence of captions of the given lengths; the last is the main document's."""
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from racm3.retriever import (
     MainDocument,
@@ -26,50 +27,129 @@ def ranked(memory, query):
     return order_hits(scores, np.arange(len(memory)), memory)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 10_000),
-    k=st.integers(0, 4),
-    per_source=st.sampled_from([None, 1, 2]),
-    floor=st.sampled_from([None, 0.2]),
-    compare=st.sampled_from(["document", "image"]),
-)
-def test_walk_is_complete_ordered_and_lawful(seed, k, per_source, floor, compare):
-    rng = np.random.default_rng(seed)
-    vectors = unit_rows(rng, 20)
+@dataclass(frozen=True)
+class Asked:
+    """A memory of 20 documents, some of them much alike, and what one of them asks of it."""
+
+    memory: Memory
+    config: SelectionConfig
+    main: MainDocument
+    ranking: list[tuple[float, int]]
+
+    @property
+    def got(self):
+        return select_contexts(self.ranking, self.memory, self.config, self.main)
+
+    @property
+    def compared(self):
+        """The vectors that the near-copy rule compares."""
+        by_document = self.config.compare == "document"
+        return self.memory.vectors if by_document else self.memory.image_vectors
+
+
+def asked(rng):
+    """Document 3 asks; every rule on or off, columns that no rule needs there or not."""
+    centres, noise = rng.integers(0, 6, 20), 0.3 * unit_rows(rng, 20)
+    vectors = unit_rows(rng, 6)[centres] + noise
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    limit = rng.choice([1, 2, 20])
     memory = Memory(
         document_ids=tuple(f"d{i:02d}" for i in range(20)),
         vectors=vectors,
         image_vectors=unit_rows(rng, 20),
         sources=tuple("ab"[i % 2] for i in range(20)),
-        content=tuple(str(i // 2) for i in range(20)),
+        content=tuple(str(i // 2) for i in range(20)) if rng.random() < 0.5 else None,
     )
     config = SelectionConfig(
-        max_contexts=k, max_per_source=per_source, floor=floor, compare=compare
+        max_contexts=int(rng.integers(0, 5)),
+        near_copy=0.9 if rng.random() < 0.7 else None,
+        compare=str(rng.choice(["document", "image"])),
+        max_per_source=int(limit) if limit < 20 else None,
+        floor=0.2 if rng.random() < 0.3 else None,
     )
     main = MainDocument(
-        document_id="d03", vector=vectors[3], image_vector=memory.image_vectors[3], content="1"
+        document_id="d03",
+        vector=vectors[3],
+        image_vector=memory.image_vectors[3],
+        content="1" if memory.content else None,
     )
-    ranking = ranked(memory, unit_rows(rng, 1)[0])
-    got = select_contexts(ranking, memory, config, main)
-    walked = sorted([*got.contexts, *got.skipped], key=lambda hit: hit.rank)
-    assert [hit.rank for hit in walked] == list(range(len(walked)))
-    assert [hit.document_id for hit in walked] == [
-        memory.document_ids[p] for _, p in ranking[: len(walked)]
-    ]
-    floored = [skip.rank for skip in got.skipped if skip.reason is SkipReason.BELOW_FLOOR]
-    assert len(got.contexts) == k or len(walked) == 20 or floored == [len(walked) - 1]
-    assert "d03" not in {hit.document_id for hit in got.contexts}
-    compared = memory.vectors if compare == "document" else memory.image_vectors
-    asked = main.vector if compare == "document" else main.image_vector
-    chosen = [hit.position for hit in got.contexts]
-    for i, position in enumerate(chosen):
-        assert compared[position] @ asked <= 0.9
-        assert all(compared[position] @ compared[other] <= 0.9 for other in chosen[:i])
-        assert floor is None or got.contexts[i].score >= floor
-    if per_source is not None:
-        sources = [memory.sources[p] for p in chosen]
-        assert all(sources.count(s) <= per_source for s in sources)
+    query = vectors[3] if rng.random() < 0.5 else unit_rows(rng, 1)[0]
+    return Asked(memory, config, main, ranked(memory, query))
+
+
+def test_a_walk_leaves_nothing_out(cases):
+    for rng in cases:
+        asking = asked(rng)
+        got, k = asking.got, asking.config.max_contexts
+        walked = sorted([*got.contexts, *got.skipped], key=lambda hit: hit.rank)
+        assert [hit.rank for hit in walked] == list(range(len(walked)))
+        names = [asking.memory.document_ids[p] for _, p in asking.ranking]
+        assert [hit.document_id for hit in walked] == names[: len(walked)]
+        scores = [score for score, _ in asking.ranking]
+        assert scores == sorted(scores, reverse=True)
+        floored = [skip.rank for skip in got.skipped if skip.reason is SkipReason.BELOW_FLOOR]
+        assert len(got.contexts) == k or len(walked) == 20 or floored == [len(walked) - 1]
+
+
+def test_no_document_is_its_own_context(cases):
+    skipped = 0
+    for rng in cases:
+        got = asked(rng).got
+        assert "d03" not in {hit.document_id for hit in got.contexts}
+        itself = [skip for skip in got.skipped if skip.document_id == "d03"]
+        assert all(skip.reason in (SkipReason.ITSELF, SkipReason.BELOW_FLOOR) for skip in itself)
+        skipped += len(itself)
+    assert skipped > 100
+
+
+def test_no_context_is_a_near_copy_of_the_document_or_of_another(cases):
+    fired = Counter()
+    for rng in cases:
+        asking = asked(rng)
+        if asking.config.near_copy is None:
+            continue
+        vectors, got = asking.compared, asking.got
+        chosen = [hit.position for hit in got.contexts]
+        for i, position in enumerate(chosen):
+            assert vectors[position] @ vectors[3] <= 0.9
+            assert all(vectors[position] @ vectors[other] <= 0.9 for other in chosen[:i])
+        fired.update(skip.reason for skip in got.skipped)
+    assert fired[SkipReason.NEAR_COPY_OF_DOCUMENT] > 100
+    assert fired[SkipReason.NEAR_COPY_OF_CONTEXT] > 100
+
+
+def test_a_document_is_skipped_for_the_reason_given(cases):
+    for rng in cases:
+        asking = asked(rng)
+        memory, config, vectors = asking.memory, asking.config, asking.compared
+        got = asking.got
+        for skip in got.skipped:
+            position = int(skip.document_id[1:])
+            before = [hit.position for hit in got.contexts if hit.rank < skip.rank]
+            seen = [memory.content[p] for p in [3, *before]] if memory.content else []
+            sources = [memory.sources[p] for p in before]
+            holds = {
+                SkipReason.ITSELF: position == 3,
+                SkipReason.EXACT_COPY: bool(seen) and memory.content[position] in seen,
+                SkipReason.NEAR_COPY_OF_DOCUMENT: vectors[position] @ vectors[3] > 0.9,
+                SkipReason.NEAR_COPY_OF_CONTEXT: any(
+                    vectors[position] @ vectors[other] > 0.9 for other in before
+                ),
+                SkipReason.SOURCE_LIMIT: config.max_per_source is not None
+                and sources.count(memory.sources[position]) >= config.max_per_source,
+                SkipReason.BELOW_FLOOR: config.floor is not None and skip.score < config.floor,
+            }
+            assert holds[skip.reason]
+
+
+def test_floor_and_source_limit_hold(cases):
+    for rng in cases:
+        asking = asked(rng)
+        config, chosen = asking.config, asking.got.contexts
+        assert config.floor is None or all(hit.score >= config.floor for hit in chosen)
+        if config.max_per_source is not None:
+            sources = [asking.memory.sources[hit.position] for hit in chosen]
+            assert all(sources.count(source) <= config.max_per_source for source in sources)
 
 
 def test_each_reason_by_hand():

@@ -12,6 +12,34 @@ def allowed(grammar):
     return set(grammar.allowed(VOCABULARY).nonzero()[:, 0].tolist())
 
 
+def walk(grammar, rng):
+    """Ids of any continuation, drawn among those allowed, and the state it ends in."""
+    ids = []
+    while not grammar.done:
+        ids.append(int(rng.choice(sorted(allowed(grammar)))))
+        grammar = grammar.advance(ids[-1], VOCABULARY)
+    return ids, grammar
+
+
+def test_any_image_has_exactly_its_codes(cases):
+    for rng in cases:
+        height, width = rng.integers(1, 5, 2).tolist()
+        ids, grammar = walk(Grammar("image", height * width), rng)
+        assert len(ids) == height * width
+        assert all(token_id in IMAGE for token_id in ids)
+        assert not grammar.closed
+
+
+def test_any_caption_is_text_closed_by_one_eoss(cases):
+    for rng in cases:
+        room = int(rng.integers(1, 12))
+        ids, grammar = walk(Grammar("text", room), rng)
+        assert 1 <= len(ids) - 1 <= room
+        assert all(token_id in TEXT for token_id in ids[:-1])
+        assert ids[-1] == VOCABULARY.eoss_id
+        assert grammar.closed
+
+
 def test_an_image_has_exactly_its_codes_and_nothing_else():
     grammar = Grammar("image", 3)
     for _ in range(3):

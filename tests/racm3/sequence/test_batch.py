@@ -27,16 +27,33 @@ def test_inputs_and_labels_are_shifted_by_one_and_padded_right():
     assert batch.labels.tolist() == [[6, 7, 8], [6, 7, 0]]
     assert batch.places.tolist() == [[100, 101, 102], [100, 101, 0]]
     assert batch.next_places.tolist() == [[200, 201, 202], [200, 201, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
     assert batch.weights[1].tolist() == [0.75, 1.0, 0.0]
     assert batch.is_main.tolist() == [[False, True, True], [False, True, False]]
     assert batch.num_main_tokens == 3
     assert batch.num_tokens == 5
 
 
+def test_every_label_is_the_next_id_and_brings_what_belongs_to_it(cases):
+    names = ("weights", "is_main", "modality")
+    for rng in cases:
+        rows = [row(int(rng.integers(2, 9)), int(rng.integers(1, 50))) for _ in range(3)]
+        batch = Batch.of_rows(rows, pad_id=0)
+        for index, fed in enumerate(rows):
+            length = len(fed.ids) - 1
+            assert batch.input_ids[index, :length].tolist() == fed.ids[:-1].tolist()
+            assert batch.labels[index, :length].tolist() == fed.ids[1:].tolist()
+            for name in names:
+                labels = getattr(batch, name)[index, :length]
+                assert labels.tolist() == getattr(fed, name)[1:].tolist()
+            assert not batch.weights[index, length:].any()
+            assert not batch.is_main[index, length:].any()
+
+
 def test_types_are_those_promised():
     batch = Batch.of_rows([row(4)], pad_id=0)
     kinds = {f.name: getattr(batch, f.name).dtype for f in dataclasses.fields(batch)}
-    integers = ("input_ids", "labels", "places", "next_places", "slots")
+    integers = ("input_ids", "labels", "places", "next_places", "slots", "positions")
     assert all(kinds.pop(name) == torch.int64 for name in integers)
     assert kinds == {"weights": torch.float32, "is_main": torch.bool, "modality": torch.int8}
     assert torch.equal(batch.to("cpu").labels, batch.labels)

@@ -36,6 +36,30 @@ def test_contexts_then_main_with_breaks():
     assert sequence.num_contexts == 2
 
 
+def test_contexts_stand_in_the_order_given_and_the_main_document_last(cases):
+    for rng in cases:
+        documents = [
+            DocumentTokens(
+                text=tuple(rng.integers(0, 10, rng.integers(0, 6)).tolist()),
+                image=tuple(rng.integers(0, 4, 2).tolist()),
+            )
+            for _ in range(rng.integers(1, 6))
+        ]
+        main, contexts = documents[-1], documents[:-1]
+        sequence = lay_out(main, contexts, LAYOUT)
+        names = written(sequence.ids).split(" ")
+        expected = ["</s>"]
+        for document in documents:
+            expected += [f"t{t}" for t in document.text[:3]] + ["<break>"]
+            expected += [f"i{c}" for c in document.image] + ["<break>"]
+        assert names == [*expected[:-1], "</s>"]
+        lengths = [LAYOUT.document_length(document) for document in documents]
+        lengths[0] += 1
+        assert sequence.documents.tolist() == np.repeat(range(len(lengths)), lengths).tolist()
+        assert sequence.is_main.sum() == lengths[-1]
+        assert sequence.cut_text_tokens == sum(max(0, len(d.text) - 3) for d in documents)
+
+
 def test_a_separator_belongs_to_what_it_closes():
     sequence = lay_out(MAIN, [CONTEXT], LAYOUT)
     assert sequence.documents.tolist() == [0] * 8 + [1] * 6

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from racm3.document import DocumentTokens
+from racm3.objective.masking import mask
+from racm3.objective.spans import SpanMixConfig, draw_spans
 from racm3.sequence.batch import Modality
+from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.places import PlaceCursor, PlaceTable, Resume
 from racm3.vocabulary import Vocabulary
 
@@ -112,23 +116,47 @@ def test_text_and_image_tokens_stand_where_the_one_before_expected_them():
     assert (own[1:][ordinary] == following[:-1][ordinary]).all()
 
 
-@given(cut=st.integers(0, 22))
-def test_pieces_give_what_the_whole_gives(cut):
-    ids = [END, *text(2), sentinel(), BREAK, *image(4), BREAK, *text(1), BREAK, image(1)[0]]
-    ids += [sentinel(1), *image(2), END, sentinel(), *text(2), EOSS, sentinel(1), *image(1), EOSS]
-    resumes = (IN_CAPTION, in_image(2, document=1))
-    whole = place(ids, *resumes, num_contexts=1)
-    pieces = cursor(1, *resumes)
-    head = pieces.feed(ids[:cut])
-    other = pieces.copy()
-    tail = [
-        np.concatenate(part) for part in zip(*(other.feed([i]) for i in ids[cut:]), strict=True)
+def masked_sample(rng):
+    """One to three documents with any spans masked, across breaks too."""
+    layout = Layout(vocabulary=V, image_tokens=4, max_text_tokens=6)
+    documents = [
+        DocumentTokens(
+            text=tuple(rng.integers(0, 8, rng.integers(0, 9)).tolist()),
+            image=tuple(rng.integers(0, 4, 4).tolist()),
+        )
+        for _ in range(rng.integers(1, 4))
     ]
-    for name, part in zip(whole._fields, tail, strict=False):
-        joined = np.concatenate([getattr(head, name), part])
-        assert joined.tolist() == getattr(whole, name).tolist()
-    again = pieces.feed(ids[cut:])
-    assert again.own.tolist() == whole.own[cut:].tolist()
+    sequence = lay_out(documents[0], documents[1:], layout)
+    config = SpanMixConfig(
+        uniform_spans=1, poisson_rate=3, max_masks=3, break_limited=bool(rng.integers(2))
+    )
+    masked = mask(sequence, draw_spans(sequence, config, rng).spans, V)
+    return masked, PlaceCursor(TABLE, V, num_contexts=sequence.num_contexts, resumes=masked.resumes)
+
+
+def test_pieces_give_what_the_whole_gives(cases):
+    for rng in cases:
+        masked, start = masked_sample(rng)
+        whole = start.copy().feed(masked.ids)
+        edges = np.sort(rng.integers(0, len(masked.ids) + 1, rng.integers(0, 6)))
+        if rng.random() < 0.1:
+            edges = np.arange(len(masked.ids))
+        cursor, parts = start, []
+        for piece in np.split(masked.ids, edges):
+            parts.append(cursor.feed(piece))
+            cursor = cursor.copy()
+        for name, part in zip(whole._fields, zip(*parts, strict=True), strict=True):
+            assert np.concatenate(part).tolist() == getattr(whole, name).tolist()
+
+
+def test_a_copied_cursor_goes_its_own_way(cases):
+    for rng in cases:
+        masked, cursor = masked_sample(rng)
+        whole = cursor.copy().feed(masked.ids)
+        at = int(rng.integers(len(masked.ids)))
+        cursor.feed(masked.ids[:at])
+        cursor.copy().feed(masked.ids[at:])
+        assert cursor.feed(masked.ids[at:]).own.tolist() == whole.own[at:].tolist()
 
 
 def test_slots_follow_the_spans_to_the_tail():

@@ -160,6 +160,18 @@ def test_train_rows_average_the_steps_since_the_row_before():
     assert by_four == pytest.approx([sum(by_step[i : i + 4]) / 4 for i in (0, 4, 8)])
 
 
+def test_a_sum_and_its_number_are_averaged_over_the_things_summed():
+    class Counting(LineTask):
+        def loss(self, step, *, rank, world_size):
+            loss, metrics = super().loss(step, rank=rank, world_size=world_size)
+            pair = (6.0, 3.0) if step % 2 else (0.0, 0.0)
+            return loss, {**metrics, "often": pair, "never": (0.0, 0.0)}
+
+    (row,) = fit(Counting(), config(steps=4)).log
+    assert row.metrics["often"] == 2.0
+    assert "never" not in row.metrics
+
+
 def test_a_flops_budget_gives_models_of_any_cost_a_whole_schedule():
     cheap = fit(LineTask(flops=1.0), config(steps=None, flops_budget=24.0, log_every=1))
     dear = fit(LineTask(flops=4.0), config(steps=None, flops_budget=24.0, log_every=1))

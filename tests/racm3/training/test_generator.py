@@ -5,6 +5,7 @@ import torch
 from racm3.document import DocumentTokens
 from racm3.generator.config import GeneratorConfig
 from racm3.generator.transformer import Generator
+from racm3.metrics.bootstrap import resample
 from racm3.metrics.perplexity import example_nll, perplexity_score
 from racm3.objective.loss import weighted_loss
 from racm3.objective.spans import SpanMixConfig
@@ -60,6 +61,29 @@ def test_leaving_out_weightless_labels_changes_no_loss():
     assert part.means() == pytest.approx(whole.means(), rel=1e-5)
 
 
+def test_parts_of_the_loss_are_logged_over_the_steps_and_positions_in_which_they_occur():
+    means = {}
+    for width in (None, 12):
+        task = GeneratorTask(
+            make(), examples(), layout=LAYOUT, config=STREAM, seed=0, bucket_width=width
+        )
+        steps = [task.loss(step, rank=0, world_size=1)[1] for step in range(6)]
+        assert len({tuple(step) for step in steps}) == 1
+        assert any(step["context_image"] == (0.0, 0.0) for step in steps)
+        config = FitConfig(steps=6, learning_rate=1e-9, log_every=6)
+        means[width] = fit(task, config).log[-1].metrics
+    pairs = [step["context_image"] for step in steps]
+    nll, labels = map(sum, zip(*pairs, strict=True))
+    assert means[12]["context_image"] == pytest.approx(nll / labels, rel=1e-4)
+    together = {name: value for name, value in means[12].items() if "_at_" not in name}
+    assert together == pytest.approx(means[None], rel=1e-5)
+    starts = {int(n.rpartition("_")[2]) for n in means[12] if n.startswith("main_image_at_")}
+    assert starts >= {0, 12, 24}
+    split = [step[f"main_image_at_{at}"] for step in steps for at in range(0, 120, 12)]
+    whole = [step["main_image"] for step in steps]
+    assert np.sum(split, axis=0) == pytest.approx(np.sum(whole, axis=0), rel=1e-4)
+
+
 def test_training_learns_to_copy_and_wrong_contexts_hurt():
     data = examples()
     validation = Validation(examples=data, layout=LAYOUT, pool=[e.main for e in data], seed=1)
@@ -73,7 +97,9 @@ def test_training_learns_to_copy_and_wrong_contexts_hurt():
     measured = example_nll(task.model, data, layout=LAYOUT, task="image", k=2, batch_size=5)
     assert measured.perplexity == pytest.approx(validation(task.model)["image_ppl_k2"], rel=1e-4)
     assert measured.tokens.tolist() == [9.0] * len(data)
-    score = perplexity_score(measured, task="image", generator=np.random.default_rng(0))
+    groups = [str(i) for i in range(len(data))]
+    drawn = resample(groups, rng=np.random.default_rng(0), resamples=1000)
+    score = perplexity_score(measured, task="image", resampling=drawn)
     assert score.low <= score.value <= score.high
 
 

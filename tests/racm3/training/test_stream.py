@@ -148,12 +148,14 @@ def test_contexts_are_the_best_of_one_query():
     assert orders[0, 1] / (orders[0, 1] + orders[1, 0]) == pytest.approx(0.5, abs=0.1)
 
 
-def test_contexts_best_first_when_not_shuffled():
-    config = replace(CONFIG, shuffle_contexts=False, query_probability_text=1.0)
+@pytest.mark.parametrize("order", ["best_first", "best_last"])
+def test_contexts_in_the_order_that_is_named(order):
+    config = replace(CONFIG, context_order=order, query_probability_text=1.0)
     for row in rows_of(draw(step, config)[1] for step in range(20)):
         assert row.query in (None, "text")
         ranks = [(int(i[1:]) - 1000) % 100 // 10 for i in row.context_ids]
-        assert ranks == list(range(len(ranks)))
+        best_first = list(range(len(ranks)))
+        assert ranks == (best_first if order == "best_first" else best_first[::-1])
 
 
 def test_missing_contexts_make_k_smaller():
@@ -296,15 +298,33 @@ def test_caption_evaluation_measures_the_caption_after_contexts_and_image():
 
 def test_wrong_contexts_take_the_place_of_the_retrieved():
     wrong = [[document(n + 50), document(n + 70), document(n + 90)] for n in range(20)]
-    for best_first in (True, False):
+    for order, fed in (("best_first", wrong[4][:2]), ("best_last", wrong[4][1::-1])):
         batch = evaluation_batch(
-            EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong, best_first=best_first
+            EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong, order=order
         )
-        fed = wrong[4][:2] if best_first else wrong[4][1::-1]
         expected = lay_out(EXAMPLES[4].main, fed, LAYOUT).ids[:-1].tolist()
         assert batch.input_ids[4, : len(expected)].tolist() == expected
     with pytest.raises(ValueError, match="shorter"):
         evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong[:3])
+
+
+def test_shuffled_evaluation_depends_on_the_document_alone():
+    def fed(examples, seed=0):
+        return evaluation_batch(
+            examples, layout=LAYOUT, task="image", k=2, order="shuffled", seed=seed
+        )
+
+    whole, turned = fed(EXAMPLES), fed(EXAMPLES[::-1])
+    assert torch.equal(whole.input_ids, turned.input_ids.flip(0))
+    assert not torch.equal(whole.input_ids, fed(EXAMPLES, seed=1).input_ids)
+    orders = {
+        order: evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, order=order).input_ids
+        for order in ("best_first", "best_last")
+    }
+    for row in range(len(EXAMPLES)):
+        assert any(torch.equal(whole.input_ids[row], ids[row]) for ids in orders.values())
+    for ids in orders.values():
+        assert not torch.equal(whole.input_ids, ids)
 
 
 def test_evaluation_never_reads_the_other_query():
