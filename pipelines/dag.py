@@ -401,7 +401,9 @@ def _step(
         make=make,
         flow=flow,
         kind=stage.kind,
-        identity=digest_of([label, stage.name, stage.version, config.model_dump(mode="json"), chosen_by]),
+        identity=digest_of(
+            [label, stage.name, stage.version, config.model_dump(mode="json"), chosen_by]
+        ),
         ref=_ref(stage.kind, label),
     )
 

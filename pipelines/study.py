@@ -10,16 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.config import RunConfig, deep_merge, validated
-from pipelines.dag import Dag, Step
+from pipelines.corpus import known_sources
+from pipelines.dag import Dag, Step, dag_of
 from pipelines.errors import UsageError
+from pipelines.fetch.policy import FetchSettings
+from pipelines.plan import PlannedStep, plan_of
+from pipelines.runtime.catalog import resolve
+from pipelines.runtime.ledger import as_selection
 from pipelines.runtime.run import StageCall
+from pipelines.runtime.store import Store
 from storage_schemas.fingerprint import digest_of
 from storage_schemas.manifest import Manifest
 
-__all__ = ["MAIN", "Study", "United", "Variant", "united"]
+__all__ = ["MAIN", "Study", "StudyPlan", "United", "Variant", "plan_study", "united"]
 
 MAIN = "main"
 """The variant that changes nothing."""
@@ -155,3 +162,33 @@ def _renamed(step: Step, variant: str, names: Mapping[str, str]) -> Step:
         return replace(step.make({need: made[names[need]] for need in step.needs}), label=label)
 
     return replace(step, label=label, needs=tuple(names[n] for n in step.needs), make=make)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """What of a split is there."""
+
+    steps: tuple[PlannedStep, ...]
+    scores: Mapping[str, Manifest]
+    """The `scores` artifact of each variant that has been measured."""
+
+
+def plan_study(study: Study, seed: int, store: Store, cache: Path) -> StudyPlan:
+    """Walks the steps of a split and runs none; writes nothing."""
+    main = study.run(MAIN, seed)
+    known = known_sources(store, main, cache)
+    sources = known or as_selection([])
+    split = united(
+        {
+            name: dag_of(study.run(name, seed), sources, FetchSettings())
+            for name in study.names
+        }
+    )
+    steps = plan_of(split.dag, store, sources_known=known is not None)
+    made = {step.label: step for step in steps if step.state == "reused"}
+    scores = {}
+    for name in study.names:
+        step = made.get(split.labels[name]["score_generations"])
+        if step is not None and step.artifact_id is not None:
+            scores[name] = resolve(store, f"scores/{step.artifact_id}")
+    return StudyPlan(steps=steps, scores=scores)

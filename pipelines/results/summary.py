@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,9 +67,7 @@ class Cell:
         """On how many of the common seeds the interval ends below where the other's begins."""
         theirs = {one.seed: one for one in other.ones}
         common = [(one, theirs[one.seed]) for one in self.ones if one.seed in theirs]
-        apart = sum(
-            a.high is not None and b.low is not None and a.high < b.low for a, b in common
-        )
+        apart = sum(a.high is not None and b.low is not None and a.high < b.low for a, b in common)
         return apart, len(common)
 
     def excludes(self, value: float, *, above: bool) -> tuple[int, int]:
@@ -125,12 +123,10 @@ _NAMES = ("variant", "metric", "model", "task", "set", "group")
 _SET = _NAMES.index("set")
 
 
-def _cell(rows: list[Mapping[str, Any]]) -> Cell:
+def _cell(rows: Sequence[Mapping[str, Any]]) -> Cell:
     ordered = sorted(rows, key=lambda row: row["seed"])
     ones = tuple(
-        One(
-            seed=row["seed"], value=row["value"], low=row["low"], high=row["high"], n=row["n"]
-        )
+        One(seed=row["seed"], value=row["value"], low=row["low"], high=row["high"], n=row["n"])
         for row in ordered
     )
     return Cell(ones=ones, unit=ordered[0]["unit"], protocol=ordered[0]["protocol"])
