@@ -3,6 +3,7 @@
 PipelineError              1  the run failed; what was published is unharmed, run again to go on
 ├── PoisonedShards         1  shards failed their retry budget; the others are done
 ├── TooFewSucceeded        1  a source's success rate is below the recipe's minimum
+├── Diverged               1  a training's loss is not finite; its last checkpoint is kept
 ├── UsageError             2  the request itself is wrong: unknown key, missing file
 ├── FoundWrong             3  stored data is not what it should be
 └── GateRefused            3  new generators are worse than the recipe's gate allows
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "Diverged",
     "FoundWrong",
     "GateRefused",
     "PipelineError",
@@ -34,6 +36,10 @@ class PoisonedShards(PipelineError):
 
 class TooFewSucceeded(PipelineError):
     """A dead network publishes nothing."""
+
+
+class Diverged(PipelineError):
+    """The loss of a training is not finite; every process of its group says so."""
 
 
 class UsageError(PipelineError):

@@ -75,6 +75,11 @@ class RunContext:
     """Shards that may fail without failing their stage."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def tensorboard_folder(self, label: str) -> Path:
+        """Where the TensorBoard events of a fit belong; ``fit[a, b]`` becomes ``fit.a.b``."""
+        name = label.replace("[", ".").replace(", ", ".").rstrip("]")
+        return self.folder / "tensorboard" / name
+
     def event(self, state: EventType, job: str, detail: Mapping[str, Any] | None = None) -> None:
         """Appends an OpenLineage event; `state` is START, COMPLETE or FAIL."""
         if self.dry:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import PipelineError
+from pipelines.errors import Diverged, PipelineError
 from pipelines.runtime.call import Result, StageCall
 from pipelines.runtime.context import RunContext
 from pipelines.runtime.executor import Executor
@@ -34,6 +34,7 @@ def execute_fit(
     """Runs a fit where the executor wants it, and stores what it made.
 
     Raises:
+        Diverged: when the loss of a training is not finite.
         PipelineError: when rows were lost or invented, or a table is not one of the kind's.
     """
     progress = store.folder(f"_progress/{stage.name}/{call.artifact_id}")
@@ -47,6 +48,8 @@ def execute_fit(
         store_uri=store.uri,
         progress=progress,
         staging=staging,
+        events=run.tensorboard_folder(call.label),
+        label=call.label,
     )
     try:
         with _Watch(progress / "progress.json", call.label, run):
@@ -89,6 +92,8 @@ def _run_fit(
     store_uri: str,
     progress: Path,
     staging: Path,
+    events: Path,
+    label: str,
     group: FitGroup = FitGroup(),  # noqa: B008  (frozen)
 ) -> FitOutput:
     """Crosses to a worker; tells how far it is through a file that `_Watch` reads.
@@ -112,13 +117,20 @@ def _run_fit(
     workspace = Workspace(
         progress=progress,
         staging=attempt,
+        events=events,
         report=report,
         rank=group.rank,
         world_size=group.world_size,
         wrap=group.wrap,
         after_checkpoint=group.after_checkpoint,
     )
-    return stage.fit(config, inputs, Reader(open_store(store_uri)), workspace)
+    try:
+        return stage.fit(config, inputs, Reader(open_store(store_uri)), workspace)
+    except FloatingPointError as error:
+        raise Diverged(
+            f"stage {label}: {error}; nothing of that step was kept, "
+            "run again to go on from the last checkpoint"
+        ) from error
 
 
 class _Watch:

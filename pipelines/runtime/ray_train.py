@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import ray
 
-from pipelines.errors import PipelineError
+from pipelines.errors import Diverged, PipelineError, UsageError
 from pipelines.runtime.ray_pool import Answer, portable
 from pipelines.runtime.stage import FitGroup
 
@@ -116,8 +116,12 @@ def _train(
 def _loop(settings: dict[str, Any]) -> Answer:
     """What each process runs."""
     import ray.train
-    from ray.train.torch import prepare_model
+    import torch
+    from ray.train.torch import get_device, prepare_model
 
+    device: Any = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # "cuda" is this process's own from here on
     context = ray.train.get_context()
     group = FitGroup(
         rank=context.get_world_rank(),
@@ -127,6 +131,8 @@ def _loop(settings: dict[str, Any]) -> Answer:
     )
     try:
         return Answer(settings["job"](group=group))
+    except (Diverged, UsageError) as error:
+        return Answer(error=portable(error))  # every process comes to it: trying again is in vain
     except Exception as error:
         if group.world_size > 1:
             raise  # the other processes wait for this one: Ray Train ends them

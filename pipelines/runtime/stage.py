@@ -94,6 +94,8 @@ class Workspace:
     """What an unfinished fit resumes from; kept until it publishes."""
     staging: Path
     """Private to this attempt."""
+    events: Path
+    """Of the run: where TensorBoard events of this fit belong, made by whoever writes any."""
     report: Callable[[int, int, str], None]
     """Called with (done, total, a few words) for whoever waits."""
     threads: int = 1

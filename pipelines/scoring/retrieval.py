@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from pipelines.scoring.board import Board, Place, Slice
 from racm3.metrics.recall import recall_at_k
-from racm3.training.stream import Example, Query
+from racm3.training.draws import Query
+from racm3.training.stream import Example
 
 __all__ = ["RETRIEVER", "add_recall", "counterparts"]
 

@@ -14,6 +14,7 @@ from pipelines.models import CONFIG, TOKENIZER, WEIGHTS, device, pin_threads
 from pipelines.records import documents_of, image_array, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from pipelines.training_events import TrainingEvents
 from racm3.training.encoder import EncoderTrainingConfig
 from racm3.training.records import LogRow
 from storage_schemas.fingerprint import canonical_json
@@ -66,14 +67,15 @@ class TrainEncoder(FitStage[Config]):
         held_out = None
         if "validation" in inputs and inputs["validation"].tables("documents"):
             held_out = _pairs(reader, inputs["validation"], limit=config.validation_pairs)
-        fitted = train_encoder(
-            pairs,
-            config.training,
-            validation=held_out if held_out and held_out.captions else None,
-            checkpoint_dir=workspace.progress / "checkpoints",
-            report=_reporter(config, workspace),
-            device=device(),
-        )
+        with TrainingEvents(workspace.events) as events:
+            fitted = train_encoder(
+                pairs,
+                config.training,
+                validation=held_out if held_out and held_out.captions else None,
+                checkpoint_dir=workspace.progress / "checkpoints",
+                report=_reporter(config, workspace, events),
+                device=device(),
+            )
         return FitOutput(
             files=_save(workspace.staging, fitted),
             tables={"training_log": log_table(fitted.result.log)},
@@ -94,10 +96,11 @@ def _pairs(reader: Reader, selection: Selection, *, limit: int | None = None) ->
     )
 
 
-def _reporter(config: Config, workspace: Workspace) -> Any:
+def _reporter(config: Config, workspace: Workspace, events: TrainingEvents) -> Any:
     total = config.training.fit.steps or 1
 
     def report(row: LogRow) -> None:
+        events.add(row)
         loss = row.metrics.get("loss", float("nan"))
         workspace.report(row.step, total, f"step {row.step}, {row.split} loss {loss:.3f}")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.errors import UsageError
 from pipelines.models import (
@@ -20,10 +21,12 @@ from pipelines.models import (
 from pipelines.records import context_pool, examples_of, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from pipelines.training_events import TrainingEvents
 from racm3.document import DocumentTokens
 from racm3.sequence.order import asked_order
+from racm3.training.draws import DrawRecord
 from racm3.training.records import FitConfig, FitResult, LogRow
-from racm3.training.stream import DrawRecord, Example, StreamConfig
+from racm3.training.stream import Example, StreamConfig
 from storage_schemas.tables import TABLES
 
 if TYPE_CHECKING:
@@ -68,7 +71,29 @@ class Config(StageConfig):
         None, ge=1, description="log losses also by position, so many to a bucket; none: do not"
     )
     bf16: bool = Field(False, description="compute in bfloat16")
-    workers: int = Field(1, description="processes of the Ray Train group")
+    workers: int = Field(
+        1,
+        description="processes of the Ray Train group; no part of the artifact's id: "
+        "another number goes on where this one stopped, and differs in rounding only",
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none", description="fsdp2: each worker holds its share of weights and optimiser"
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """Without `workers`, which are what a machine has."""
+        return self.model_dump(mode="json", exclude={"workers"})
+
+    @model_validator(mode="after")
+    def _rows_for_all(self) -> Self:
+        shares = max(1, self.workers) * self.fit.accumulate
+        if self.stream.batch_size % max(1, self.workers) or self.stream.batch_size < shares:
+            raise ValueError(
+                f"stream.batch_size {self.stream.batch_size} cannot be dealt to {self.workers} "
+                f"workers in fit.accumulate {self.fit.accumulate} micro-batches: "
+                "make it a multiple of workers, with a row for each micro-batch"
+            )
+        return self
 
 
 class TrainGenerator(FitStage[Config]):
@@ -100,22 +125,20 @@ class TrainGenerator(FitStage[Config]):
         layout, images = _layout(config, inputs, reader)
         model = _model(config, layout, images)
         draws = _Draws(workspace.progress / _DRAWS, active=workspace.rank == 0)
-        result = fit(
-            _task(config, model, train, layout, draws),
-            config.fit,
-            checkpoint_dir=workspace.progress / "checkpoints",
-            validate=_validation(
-                config,
-                validation[: config.validation_examples],
-                context_pool(inputs["train"], train),
-                layout,
-            ),
-            report=_reporter(config.fit, workspace),
-            wrap=workspace.wrap,
-            after_checkpoint=_after_checkpoint(workspace),
-            rank=workspace.rank,
-            world_size=workspace.world_size,
-        )
+        held_out = validation[: config.validation_examples]
+        pool = context_pool(inputs["train"], train)
+        with TrainingEvents(workspace.events) as events:
+            result = fit(
+                _task(config, model, train, layout, draws),
+                config.fit,
+                checkpoint_dir=workspace.progress / "checkpoints",
+                validate=_validation(config, held_out, pool, layout),
+                report=_reporter(config.fit, workspace, events),
+                wrap=_wrap(config, workspace),
+                after_checkpoint=_after_checkpoint(workspace),
+                rank=workspace.rank,
+                world_size=workspace.world_size,
+            )
         if workspace.rank:
             return FitOutput()
         return FitOutput(
@@ -126,7 +149,7 @@ class TrainGenerator(FitStage[Config]):
             },
             rows_in=len(train),
             rows_out=len(train),
-            facts=_facts(result, model),
+            facts=_facts(result, model) | {"workers": workspace.world_size},
         )
 
 
@@ -229,10 +252,22 @@ def _validation(
     )
 
 
-def _reporter(fit: FitConfig, workspace: Workspace) -> Any:
+def _wrap(config: Config, workspace: Workspace) -> Callable[[Any], Any] | None:
+    """What `fit` trains in place of the bare model: DDP or FSDP2; None: nobody to share with."""
+    if config.sharding == "none" or workspace.wrap is None:
+        return workspace.wrap
+    import torch
+
+    from racm3.training.sharding import shard_blocks
+
+    return partial(shard_blocks, dtype=torch.bfloat16 if config.bf16 else None)
+
+
+def _reporter(fit: FitConfig, workspace: Workspace, events: TrainingEvents) -> Any:
     total = fit.flops_budget or float(fit.steps or 1)
 
     def report(row: LogRow) -> None:
+        events.add(row)
         done = row.flops if fit.flops_budget else float(row.step)
         loss = row.metrics.get("loss", float("nan"))
         share = min(1000, int(1000 * done / total))

@@ -18,6 +18,7 @@ from pipelines.models import device, pin_threads, weights_digest
 from pipelines.records import documents_of, image_stack, log_table
 from pipelines.runtime.reader import Reader, Selection
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
+from pipelines.training_events import TrainingEvents
 from racm3.encoder.clip import ClipSpec
 from racm3.image_tokenizer import PRESETS, PublicVQSpec, VQGANConfig, read_state_dict
 from racm3.training.image_tokenizer import ImageTokenizerTaskConfig
@@ -174,13 +175,14 @@ def _fitted(
         perceptual=_perceptual(config.features),
         device=device(),
     )
-    result = fit(
-        task,
-        config.fit,
-        checkpoint_dir=workspace.progress / "checkpoints",
-        validate=_validation(held_out) if len(held_out) else None,
-        report=_reporter(config.fit, workspace),
-    )
+    with TrainingEvents(workspace.events) as events:
+        result = fit(
+            task,
+            config.fit,
+            checkpoint_dir=workspace.progress / "checkpoints",
+            validate=_validation(held_out) if len(held_out) else None,
+            report=_reporter(config.fit, workspace, events),
+        )
     tokenizer = task.tokenizer.eval()
     measured = held_out if len(held_out) else images[: config.validation_images]
     quality = reconstruction_metrics(tokenizer, measured)
@@ -269,10 +271,13 @@ def _validation(images: NDArray[np.uint8]) -> Callable[[nn.Module], dict[str, fl
     return validate
 
 
-def _reporter(fit: FitConfig, workspace: Workspace) -> Callable[[LogRow], None]:
+def _reporter(
+    fit: FitConfig, workspace: Workspace, events: TrainingEvents
+) -> Callable[[LogRow], None]:
     total = fit.steps or 1
 
     def report(row: LogRow) -> None:
+        events.add(row)
         quality = row.metrics.get("psnr", math.nan)
         workspace.report(row.step, total, f"step {row.step}, {row.split} PSNR {quality:.1f} dB")
 

@@ -135,13 +135,23 @@ class Batch:
         return int((self.weights > 0).sum())
 
 
-def digest_of_rows(rows: Iterable[Row]) -> str:
-    """sha256 (hex) of the ids read, row by row with their lengths: equal means the same batch."""
+def ids_read(row: Row) -> bytes:
+    """The ids of a row as they are read: int64, little-endian."""
+    return np.ascontiguousarray(row.inputs, dtype="<i8").tobytes()
+
+
+def digest_of_ids(rows: Iterable[bytes]) -> str:
+    """sha256 (hex) of `ids_read`, row by row with their lengths: equal means the same batch."""
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(len(row.ids).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(row.inputs, dtype="<i8").tobytes())
+    for ids in rows:
+        digest.update((len(ids) // 8).to_bytes(8, "little"))
+        digest.update(ids)
     return digest.hexdigest()
+
+
+def digest_of_rows(rows: Iterable[Row]) -> str:
+    """`digest_of_ids` of rows."""
+    return digest_of_ids(map(ids_read, rows))
 
 
 def _stack(rows: Sequence[NDArray[np.generic]], fill: int) -> Tensor:

@@ -29,6 +29,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from racm3.training.sharding import sharded_like
+
 _LOGGER = logging.getLogger(__name__)
 _INDEX = "index.json"
 _STATE = "state.json"
@@ -95,7 +97,7 @@ def write_checkpoint(
         The folder, complete and fsynced.
     """
     root.mkdir(parents=True, exist_ok=True)
-    final = root / f"{prefix}-{step:09d}"
+    final = checkpoint_path(root, prefix=prefix, step=step)
     draft = root / f".draft-{final.name}-{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -144,6 +146,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path=path, step=step, tensors=tensors, state=state)
 
 
+def checkpoint_path(root: Path, *, prefix: str, step: int) -> Path:
+    """Returns the folder of one checkpoint, there or not."""
+    return root / f"{prefix}-{step:09d}"
+
+
 def checkpoint_folders(root: Path, *, prefix: str) -> list[Path]:
     """Lists the published folders of one kind, newest (largest step) first."""
     if not root.is_dir():
@@ -175,6 +182,13 @@ def module_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in module.state_dict().items()}
 
 
+def load_module_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Restores what `module_tensors` returned, whole; a sharded module takes its share."""
+    own = module.state_dict()
+    state = {n: sharded_like(own[n], v) if n in own else v for n, v in tensors.items()}
+    module.load_state_dict(state)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Flattens an optimizer's per-parameter state to ``<parameter index>.<key>`` -> tensor.
 
@@ -185,11 +199,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restores what `optimizer_tensors` flattened, keeping the optimizer's own groups."""
+    """Restores what `optimizer_tensors` flattened, whole, keeping the optimizer's own groups.
+
+    State of the shape of a sharded parameter is split as the parameter is.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        parameter: Tensor = parameters[int(index)]
+        same = value.shape == parameter.shape
+        entry = state.setdefault(int(index), {})
+        entry[key] = sharded_like(parameter, value) if same else value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

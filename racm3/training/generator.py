@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -17,7 +17,10 @@ from racm3.objective.loss import PositionBuckets, row_nll, weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
 from racm3.sequence.order import ContextOrder
-from racm3.training.stream import DrawRecord, Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.draws import DrawRecord, whole_step
+from racm3.training.ranks import gather_on_rank_zero, sum_over_ranks
+from racm3.training.records import StepExamples
+from racm3.training.stream import Example, StreamConfig, draw_batch, evaluation_batch
 from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F
@@ -59,7 +62,8 @@ class GeneratorTask:
             seed: Of the stream.
             total_steps: Of the run, for `config.k0_fraction`; with a FLOPs budget an estimate.
             autocast: ``torch.bfloat16`` to compute in it; `None` = in float32.
-            on_draw: Sees what was drawn for each step.
+            on_draw: Sees what was drawn for each step, by all ranks; called on rank 0. Give one to
+                every rank, or to none.
             bucket_width: Log losses also by the position in the sample, so many positions to a
                 bucket; `None` = all positions together.
         """
@@ -75,40 +79,77 @@ class GeneratorTask:
         self._flops = 0.0
 
     def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, Metric]]:
-        """Returns L_main + alpha L_contexts of the batch of (seed, step, rank)."""
-        drawn, record = draw_batch(
+        """Returns L_main + alpha L_contexts of the batch of (seed, step, rank).
+
+        Per main label of the whole step: averaged over ranks, the gradient is that of one rank that
+        reads all rows.
+        """
+        (loss,) = self.micro_losses(step, rank=rank, world_size=world_size, parts=1)
+        return loss
+
+    def micro_losses(
+        self, step: int, *, rank: int, world_size: int, parts: int
+    ) -> Iterator[tuple[Tensor, dict[str, Metric]]]:
+        """Yields what adds up to `loss`: the same rows, in `parts` batches one after another.
+
+        Raises:
+            ValueError: There are fewer rows than parts.
+        """
+        drawn = [
+            self._draw(step, rank=rank, world_size=world_size, part=part, parts=parts)
+            for part in range(parts)
+        ]
+        if self._on_draw is not None:
+            records = [record for _, record in drawn]
+            of_ranks = gather_on_rank_zero(records, rank=rank, world_size=world_size)
+            if of_ranks is not None:
+                self._on_draw(whole_step(of_ranks))
+        device = next(self.model.parameters()).device
+        (labels,) = sum_over_ranks(
+            [float(sum(batch.num_main_tokens for batch, _ in drawn))],
+            world_size=world_size,
+            device=device,
+        )
+        denominator = torch.tensor(max(labels, 1.0) / world_size, device=device)
+        self._flops = 0.0
+        for batch, _ in drawn:
+            loss, numbers = self._part(batch.to(device), denominator)
+            yield loss, {**numbers, "loss": loss.item() * parts}
+
+    def examples_of(self, step: int) -> StepExamples:
+        """See `HasExamples`."""
+        _, record = self._draw(step)
+        return StepExamples(record.batch_digest, tuple(row.example_id for row in record.rows))
+
+    def _draw(self, step: int, **dealt: int) -> tuple[Batch, DrawRecord]:
+        return draw_batch(
             self._examples,
             layout=self._layout,
             config=self._config,
             seed=self._seed,
             step=step,
-            rank=rank,
-            world_size=world_size,
             total_steps=self._total_steps,
+            **dealt,
         )
-        if self._on_draw is not None:
-            self._on_draw(record)
-        device = self._generator.tokens.weight.device
-        batch = drawn.to(device)
+
+    def _part(self, batch: Batch, denominator: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+        """Loss of some rows, as a share of the step's, and what to log of them."""
+        device = batch.input_ids.device
         keep, labels = kept(batch)
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
             logits = self.model(
                 batch.input_ids, batch.places, batch.next_places, batch.slots, keep=keep
             )
-        parts = weighted_loss(logits[None], labels, buckets=self._buckets)
+        parts = weighted_loss(logits[None], labels, denominator=denominator, buckets=self._buckets)
         rows, length = batch.input_ids.shape
-        self._flops = training_flops(
+        self._flops += training_flops(
             self._generator.config,
             rows=rows,
             length=length,
             predictions=labels.labels.numel(),
             vocabulary_size=self._layout.vocabulary.size,
         )
-        return parts.loss, {
-            "loss": parts.loss.item(),
-            "tokens": float(rows * length),
-            **parts.tallies(),
-        }
+        return parts.loss, {"tokens": float(rows * length), **parts.tallies()}
 
     def step_flops(self, step: int) -> float:
         """Returns the FLOPs of the step whose loss was computed last."""

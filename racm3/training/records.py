@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from racm3.training.tallies import Metric
 
 Stop = Literal["steps", "flops", "patience"]
+_NAMED = 64
+"""Examples that an error names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +38,8 @@ class FitConfig:
     """AdamW's."""
     clip: float = 1.0
     """Largest norm of the whole gradient."""
+    accumulate: int = 1
+    """Micro-batches that a rank's share of a step is read in: less memory, the same gradient."""
     seed: int = 0
     """Seeds dropout; the task seeds its own batches."""
     validate_every: int = 100
@@ -61,7 +65,7 @@ class FitConfig:
             name: getattr(self, name)
             for name in (
                 *("steps", "flops_budget", "learning_rate", "clip", "validate_every"),
-                *("checkpoint_every", "log_every", "patience", "keep_checkpoints"),
+                *("checkpoint_every", "log_every", "patience", "keep_checkpoints", "accumulate"),
             )
         }
         for name, value in positive.items():
@@ -129,12 +133,71 @@ class FitTask(Protocol):
     def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, Mapping[str, Metric]]:
         """Returns the scalar loss of a batch, a pure function of (step, rank), and what to log.
 
-        The names must be the same on every rank. The number called ``tokens`` is summed into
-        `LogRow.tokens` instead of being averaged.
+        Gradients are averaged over ranks. The names must be the same on every rank. The number
+        called ``tokens`` is summed into `LogRow.tokens` instead of being averaged.
+
+        Where the examples that all ranks read together depend on the step alone, a run may go on
+        with another number of ranks.
         """
 
     def step_flops(self, step: int) -> float:
         """Returns the FLOPs of this rank's step, forward and backward; asked after `loss`."""
+
+
+@runtime_checkable
+class HasMicroBatches(Protocol):
+    """A task whose batch can be read in parts: what `FitConfig.accumulate` needs."""
+
+    def micro_losses(
+        self, step: int, *, rank: int, world_size: int, parts: int
+    ) -> Iterator[tuple[Tensor, Mapping[str, Metric]]]:
+        """Yields `parts` losses, which add up to that of `FitTask.loss`, and what to log of each.
+
+        Of what is logged, numbers are averaged over the parts (``tokens`` is summed), and tallies
+        are added up. The backward pass of each part is done before the next is asked for.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StepExamples:
+    """What all ranks together read in one step."""
+
+    batch_digest: str
+    """sha256 (hex) of the ids read."""
+    example_ids: tuple[str, ...]
+    """One a row."""
+
+
+@runtime_checkable
+class HasExamples(Protocol):
+    """A task that can tell what a step read."""
+
+    def examples_of(self, step: int) -> StepExamples:
+        """Draws the step's batch again, of all ranks."""
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient of a step is not finite; every rank raises it, none took the step.
+
+    The newest checkpoint is from before the step.
+    """
+
+    def __init__(
+        self, step: int, loss: float, grad_norm: float, examples: StepExamples | None = None
+    ) -> None:
+        """Takes the number of the step (from 0), its loss, its norm, and what it read."""
+        super().__init__(step, loss, grad_norm, examples)
+        self.step, self.loss, self.grad_norm, self.examples = step, loss, grad_norm, examples
+
+    def __str__(self) -> str:
+        """One sentence."""
+        text = f"step {self.step} has a loss of {self.loss} and a gradient of norm {self.grad_norm}"
+        if self.examples is not None:
+            ids = self.examples.example_ids
+            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+            text += f" on batch {self.examples.batch_digest}"
+            text += f", examples {', '.join(ids[:_NAMED])}{more}"
+        return f"{text}: lower learning_rate, lengthen warmup_steps, or look at the examples"
 
 
 @runtime_checkable

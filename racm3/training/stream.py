@@ -22,12 +22,12 @@ from racm3.objective.masking import mask, to_row
 from racm3.objective.noise import read_with_noise
 from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_sampler, draw_spans
 from racm3.retriever.query import document_generator
-from racm3.sequence.batch import Batch, Modality, Row, digest_of_rows
+from racm3.sequence.batch import Batch, Modality, Row, ids_read
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
+from racm3.training.draws import DrawRecord, Query, RowRecord
 from racm3.training.epoch_order import EpochOrder, keyed_generator
 
-Query = Literal["text", "image"]
 Task = Literal["image", "caption"]
 _BATCH_PURPOSE, _ROW_PURPOSE = 1, 2
 _TEXT_ASKS = {"none": 1.0, "whole_image": 1.0, "image_span": 1.0, "whole_caption": 0.0}
@@ -143,41 +143,6 @@ class StreamConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RowRecord:
-    """What was drawn for one row."""
-
-    example_id: str
-    epoch: int
-    query: Query | None
-    """None where no contexts were asked for, or the example has no query."""
-
-    draw: int | None
-    context_ids: tuple[str, ...]
-    """In the order fed."""
-
-    contexts_left_out: int
-    """Contexts that did not fit `max_length`."""
-
-    cut_text_tokens: int
-    """Caption tokens lost to `max_text_tokens`."""
-
-    masking: SpanDraw
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DrawRecord:
-    """What was drawn for one step and rank: enough to say what the model saw, and to check it."""
-
-    seed: int
-    step: int
-    rank: int
-    world_size: int
-    rows: tuple[RowRecord, ...]
-    batch_digest: str
-    """sha256 (hex) of the ids read (`digest_of_rows`)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Contexts:
     """The contexts of one row, in the order fed."""
 
@@ -198,6 +163,8 @@ def draw_batch(
     rank: int = 0,
     world_size: int = 1,
     total_steps: int | None = None,
+    part: int = 0,
+    parts: int = 1,
 ) -> tuple[Batch, DrawRecord]:
     """The batch of a step and what was drawn for it.
 
@@ -211,16 +178,23 @@ def draw_batch(
         rank: which rank's rows.
         world_size: number of ranks; must divide `config.batch_size`.
         total_steps: of the whole run; needed when `config.k0_fraction` is not 0.
+        part: which of the parts, from 0.
+        parts: how many parts a rank's rows are read in, in their order; sizes differ by at most
+            one, and a row is the same in whichever part.
 
     Raises:
-        ValueError: when config, layout and examples do not fit together.
+        ValueError: when config, layout and examples do not fit together, or there are fewer rows
+            than parts.
     """
     _check(examples, layout, config, rank, world_size)
+    mine = range(rank, config.batch_size, world_size)
+    if not 0 <= part < parts <= len(mine):
+        raise ValueError(f"{len(mine)} rows of a rank and step have no part {part} of {parts}")
     order = _order(examples, config, seed)
     k = _batch_k(config, seed, step, total_steps)
     rows: list[Row] = []
     records: list[RowRecord] = []
-    for row in range(rank, config.batch_size, world_size):
+    for row in mine[len(mine) * part // parts : len(mine) * (part + 1) // parts]:
         epoch, index = order.locate(step * config.batch_size + row)
         generator = keyed_generator(seed, _ROW_PURPOSE, step, row)
         row_k = k if k is not None else int(generator.integers(config.max_k + 1))
@@ -228,12 +202,7 @@ def draw_batch(
         rows.append(fed)
         records.append(record)
     record_of_step = DrawRecord(
-        seed=seed,
-        step=step,
-        rank=rank,
-        world_size=world_size,
-        rows=tuple(records),
-        batch_digest=digest_of_rows(rows),
+        seed=seed, step=step, rank=rank, world_size=world_size, rows=tuple(records)
     )
     return Batch.of_rows(rows, pad_id=layout.vocabulary.pad_id), record_of_step
 
@@ -363,7 +332,12 @@ def _draw_row(
     masking = SpanDraw(sampler="none", spans=())
     if config.objective == "cm3":
         masking = draw_spans(sequence, config.spans, generator, sampler=sampler)
-    masked = mask(sequence, masking.spans, layout.vocabulary)
+    row = to_row(
+        sequence, mask(sequence, masking.spans, layout.vocabulary), layout, alpha=config.alpha
+    )
+    if config.image_noise:
+        codes = layout.vocabulary.image_range
+        row = read_with_noise(row, config.image_noise, codes, generator)
     record = RowRecord(
         example_id=example.example_id,
         epoch=epoch,
@@ -373,11 +347,8 @@ def _draw_row(
         contexts_left_out=contexts.left_out,
         cut_text_tokens=sequence.cut_text_tokens,
         masking=masking,
+        ids_read=ids_read(row),
     )
-    row = to_row(sequence, masked, layout, alpha=config.alpha)
-    if config.image_noise:
-        codes = layout.vocabulary.image_range
-        row = read_with_noise(row, config.image_noise, codes, generator)
     return row, record
 
 

@@ -15,10 +15,16 @@ Metric = float | Tally
 """What a task says of one batch: a number of the batch, or a tally."""
 
 
-def as_tallies(metrics: Mapping[str, Metric]) -> dict[str, Tally]:
-    """Numbers as tallies: one alone counts as one thing."""
+def as_tallies(metrics: Mapping[str, Metric], *, share: float = 1.0) -> dict[str, Tally]:
+    """Numbers as tallies: one alone counts as one thing.
+
+    Args:
+        metrics: of one batch.
+        share: of a step that the batch is, as one of several ranks' or micro-batches: a number
+            alone then counts as much of one thing, so that every step counts as one.
+    """
     return {
-        name: metric if isinstance(metric, tuple) else (float(metric), 1.0)
+        name: metric if isinstance(metric, tuple) else (share * float(metric), share)
         for name, metric in metrics.items()
     }
 

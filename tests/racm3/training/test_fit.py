@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from racm3.training.checkpoint import CheckpointError
+from racm3.training.checkpoint import CheckpointError, valid_checkpoints
 from racm3.training.fit import FitConfig, LogRow, fit
+from racm3.training.records import NonFiniteLoss, StepExamples
 
 
 class Interruption(Exception):
@@ -228,14 +229,53 @@ def test_fit_leaves_the_global_generator_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_loss_that_is_not_finite_is_named_with_its_step():
-    class Broken(LineTask):
-        def loss(self, step, *, rank, world_size):
-            loss, metrics = super().loss(step, rank=rank, world_size=world_size)
-            return loss * (math.nan if step == 3 else 1.0), metrics
+class Broken(LineTask):
+    """In step 5 a weight becomes infinite, or the loss does and its gradient does not."""
 
-    with pytest.raises(FloatingPointError, match="step 3"):
-        fit(Broken(), config())
+    def __init__(self, *, weight):
+        super().__init__()
+        self.weight = weight
+
+    def loss(self, step, *, rank, world_size):
+        if step == 5 and self.weight:
+            with torch.no_grad():
+                self.model[3].weight[0, 0] = math.inf
+        loss, metrics = super().loss(step, rank=rank, world_size=world_size)
+        return loss + (math.inf if step == 5 and not self.weight else 0.0), metrics
+
+    def examples_of(self, step):
+        return StepExamples(f"digest {step}", ("first", "second"))
+
+
+@pytest.mark.parametrize("weight", [True, False])
+def test_a_loss_that_is_not_finite_ends_before_the_step_and_the_last_checkpoint_is_good(
+    tmp_path, whole, weight
+):
+    rows = []
+    with pytest.raises(
+        FloatingPointError, match=r"step 5 .* digest 5, examples first, second"
+    ) as e:
+        fit(
+            Broken(weight=weight), config(log_every=1), checkpoint_dir=tmp_path,
+            validate=validate, report=rows.append,
+        )  # fmt: skip
+    assert isinstance(e.value, NonFiniteLoss)
+    assert e.value.step == 5
+    assert rows[-1].step == 5
+    assert not [row for row in rows if not math.isfinite(row.metrics["loss"])]
+    newest = next(valid_checkpoints(tmp_path, prefix="step"))
+    assert newest.step == 4
+    assert all(tensor.isfinite().all() for tensor in newest.tensors["model"].values())
+    mended = LineTask()
+    result = fit(mended, config(log_every=1), checkpoint_dir=tmp_path, validate=validate)
+    for name, value in state_of(whole[0]).items():
+        assert torch.equal(state_of(mended)[name], value), name
+    assert result.best_loss == whole[1].best_loss
+
+
+def test_a_task_without_micro_batches_cannot_accumulate():
+    with pytest.raises(ValueError, match="LineTask has no micro-batches"):
+        fit(LineTask(), config(accumulate=2))
 
 
 def test_parameter_groups_scale_the_rate_and_can_freeze():

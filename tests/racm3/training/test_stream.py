@@ -11,6 +11,7 @@ from racm3.document import DocumentTokens
 from racm3.objective.masking import unmask
 from racm3.objective.spans import SpanMixConfig
 from racm3.sequence.layout import Layout, lay_out
+from racm3.training.draws import whole_step
 from racm3.training.stream import (
     Example,
     QueryContexts,
@@ -99,6 +100,29 @@ def test_ranks_share_the_batch_of_one(k_per_batch):
         parts = [draw(step, config, rank=rank, world_size=4)[1].rows for rank in range(4)]
         assert tuple(row for rows in zip(*parts, strict=True) for row in rows) == whole.rows
         assert len({row.example_id for rows in parts for row in rows}) == 8
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_what_ranks_draw_in_parts_is_what_one_draws(parts):
+    """Rows, digest and all, whoever draws them."""
+    config = replace(CONFIG, k_per_batch=False, image_noise=0.5)
+    for step in range(2):
+        drawn = [
+            [draw(step, config, rank=rank, world_size=2, part=part, parts=parts)
+             for part in range(parts)]
+            for rank in (0, 1)
+        ]  # fmt: skip
+        sizes = [len(batch.labels) for rank in drawn for batch, _ in rank]
+        assert sum(sizes) == 8
+        assert max(sizes) - min(sizes) <= 1
+        _, whole = draw(step, config)
+        assert whole_step([[record for _, record in rank] for rank in drawn]) == whole
+
+
+@pytest.mark.parametrize(("part", "parts"), [(0, 0), (2, 2), (-1, 2), (0, 5)])
+def test_a_part_without_a_row_is_refused(part, parts):
+    with pytest.raises(ValueError, match=f"4 rows of a rank and step have no part {part} of"):
+        draw(0, rank=0, world_size=2, part=part, parts=parts)
 
 
 def test_rows_are_the_examples_masked_and_contexts_in_the_order_recorded():

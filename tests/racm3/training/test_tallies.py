@@ -11,6 +11,12 @@ def test_a_mean_is_over_the_things_summed_and_not_over_steps():
     assert means(total) == {"loss": 3.0, "context": 2.0}
 
 
+def test_a_step_counts_as_one_in_however_many_parts_it_is_read():
+    whole = as_tallies({"loss": 2.0, "context": (6.0, 3.0)})
+    parts = [{"loss": 1.0, "context": (2.0, 1.0)}, {"loss": 3.0, "context": (4.0, 2.0)}]
+    assert added(*(as_tallies(part, share=0.5) for part in parts)) == whole
+
+
 def test_what_never_occurred_has_no_mean():
     assert means(added({}, as_tallies({"never": (0.0, 0.0), "zero": 0.0}))) == {"zero": 0.0}
 
