@@ -278,6 +278,7 @@ class _Maker:
                 "model": model,
                 "memory": asked,
                 "k": self.config.generate.k if asked else 0,
+                "tasks": self._tasks(model),
             }
         )
         needs = {
@@ -288,6 +289,12 @@ class _Maker:
         }
         label = f"generate[{model}, {memory}]"
         return _step(label, Generate(), config, tuple(needs.values()), whole(**needs), "evaluate")
+
+    def _tasks(self, model: str) -> tuple[str, ...]:
+        """What a generator is asked; a causal one was never shown how to fill anything in."""
+        causal = self.config.generators[model].stream.objective == "causal"
+        asked = self.config.generate.tasks
+        return tuple(task for task in asked if task == "image") if causal else asked
 
     def _examples(
         self, label: str, memory: str, where: Mapping[str, Iterable[str]], flow: str

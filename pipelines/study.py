@@ -179,10 +179,7 @@ def plan_study(study: Study, seed: int, store: Store, cache: Path) -> StudyPlan:
     known = known_sources(store, main, cache)
     sources = known or as_selection([])
     split = united(
-        {
-            name: dag_of(study.run(name, seed), sources, FetchSettings())
-            for name in study.names
-        }
+        {name: dag_of(study.run(name, seed), sources, FetchSettings()) for name in study.names}
     )
     steps = plan_of(split.dag, store, sources_known=known is not None)
     made = {step.label: step for step in steps if step.state == "reused"}

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from racm3.document import DocumentTokens
-from racm3.objective.masking import mask, to_row
+from racm3.objective.masking import hidden, mask, to_row
 from racm3.objective.noise import read_with_noise
 from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_sampler, draw_spans
 from racm3.retriever.query import document_generator
@@ -105,6 +105,10 @@ class StreamConfig:
     spans: SpanMixConfig = field(default_factory=SpanMixConfig)
     """What is masked under `cm3`."""
 
+    caption_dropout: float = 0.0
+    """Under `causal`: share of rows whose main caption is hidden and not learned, so that guidance
+    has a null prompt (DALL-E-like models do likewise). CM3 learns one by masking captions."""
+
     image_noise: float = 0.0
     """Share of the main document's codes that are read as random ones (`objective.noise`)."""
 
@@ -127,6 +131,9 @@ class StreamConfig:
             "0 <= k0_fraction <= 1": 0 <= self.k0_fraction <= 1,
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
+            "0 <= caption_dropout < 1": 0 <= self.caption_dropout < 1,
+            "caption_dropout only under objective causal": not self.caption_dropout
+            or self.objective == "causal",
             "max_text_tokens >= 1": self.max_text_tokens >= 1,
             "group_weights are finite and >= 0": all(
                 math.isfinite(weight) and weight >= 0 for weight in self.group_weights.values()
@@ -139,7 +146,7 @@ class StreamConfig:
     @property
     def most_spans(self) -> int:
         """Most spans of any row."""
-        return self.spans.most_spans if self.objective == "cm3" else 0
+        return self.spans.most_spans if self.objective == "cm3" else int(self.caption_dropout > 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -332,9 +339,14 @@ def _draw_row(
     masking = SpanDraw(sampler="none", spans=())
     if config.objective == "cm3":
         masking = draw_spans(sequence, config.spans, generator, sampler=sampler)
+    unlearned = config.caption_dropout and generator.random() < config.caption_dropout
+    if unlearned:
+        masking = draw_spans(sequence, config.spans, generator, sampler="whole_caption")
     row = to_row(
         sequence, mask(sequence, masking.spans, layout.vocabulary), layout, alpha=config.alpha
     )
+    if unlearned:
+        row = hidden(row, masking.spans)
     if config.image_noise:
         codes = layout.vocabulary.image_range
         row = read_with_noise(row, config.image_noise, codes, generator)
