@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 from flows.settings import Settings
 from pipelines.config import RunConfig
 from pipelines.corpus import image_host, prepare_sources, register
-from pipelines.dag import Dag, Step, dag_of
+from pipelines.dag import dag_of
 from pipelines.errors import UsageError
 from pipelines.fetch.policy import FetchSettings
 from pipelines.gate import move_references, newest
@@ -22,10 +22,12 @@ from pipelines.runtime.catalog import resolve
 from pipelines.runtime.context import Progress, RunContext, SilentProgress, start_run
 from pipelines.runtime.executor import Builder, Executor, LocalExecutor, Outcome
 from pipelines.runtime.ledger import as_selection, read_ledger
+from pipelines.runtime.reader import Selection
 from pipelines.runtime.run import run_stage
 from pipelines.runtime.store import Store, open_store
 from pipelines.scoring.inception import require_inception
 from pipelines.stages.write_report import PAGE
+from pipelines.step import Dag, Step
 from pipelines.success import require_success
 from storage_schemas.manifest import Manifest
 
@@ -120,6 +122,8 @@ class Session:
     store: Store
     executor: Executor
     run: RunContext
+    sources: Selection
+    fetch: FetchSettings
     dag: Dag
     made: dict[str, Manifest] = field(default_factory=dict)
     """Artifacts by label of their step."""
@@ -212,9 +216,16 @@ def open_session(config: RunConfig, *, with_sources: bool) -> Iterator[Session]:
         else:
             sources = as_selection(read_ledger(store, config.namespace))
         executor = stack.enter_context(LazyExecutor(settings))
-        dag = dag_of(config, sources, fetch_settings(settings, hosts), run_id=run.run_id)
+        fetch = fetch_settings(settings, hosts)
         yield Session(
-            settings=settings, config=config, store=store, executor=executor, run=run, dag=dag
+            settings=settings,
+            config=config,
+            store=store,
+            executor=executor,
+            run=run,
+            sources=sources,
+            fetch=fetch,
+            dag=dag_of(config, sources, fetch, run_id=run.run_id),
         )
 
 

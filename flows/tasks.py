@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.session import Session
-from pipelines.dag import Step
+from pipelines.step import Step
 from storage_schemas.manifest import Manifest
 
 __all__ = ["publish_summary", "run_steps"]
@@ -20,8 +20,15 @@ class _Skipped(Exception):
     """A step that was not started, because another one failed."""
 
 
-def run_steps(session: Session, steps: Sequence[Step]) -> None:
+def run_steps(
+    session: Session, steps: Sequence[Step], *, refer: Sequence[Step] | None = None
+) -> None:
     """Submits the steps, each after what it needs, waits for all, and moves the references.
+
+    Args:
+        session: of the run.
+        steps: in order.
+        refer: steps whose references move; None: all.
 
     Raises:
         BaseException: the first failure; what was running then has ended by itself.
@@ -35,7 +42,7 @@ def run_steps(session: Session, steps: Sequence[Step]) -> None:
         future.wait()
     if session.failures:
         raise session.failures[0]
-    session.conclude(steps)
+    session.conclude(steps if refer is None else refer)
 
 
 def _task_of(session: Session, step: Step) -> Any:

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.config import RunConfig
-from pipelines.dag import Dag
 from pipelines.plan import PlannedStep
 from pipelines.runtime.catalog import manifests, read_ref
 from pipelines.runtime.store import Store
+from pipelines.step import Dag
 from racm3.generator.config import GeneratorConfig
 from racm3.generator.flops import training_flops
 from racm3.generator.memory import TrainingMemory, parameter_count, training_memory

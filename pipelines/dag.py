@@ -7,8 +7,7 @@ with Prefect, `racm3 plan` walks the same steps and runs none.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.config import RunConfig
@@ -33,49 +32,13 @@ from pipelines.stages.train_generator import TrainGenerator
 from pipelines.stages.train_image_tokenizer import TrainImageTokenizer
 from pipelines.stages.train_text_tokenizer import TrainTextTokenizer
 from pipelines.stages.write_report import WriteReport
+from pipelines.step import Dag, Inputs, Step, step_of
+from storage_schemas.fingerprint import digest_of
 from storage_schemas.manifest import Manifest
 
-__all__ = ["Dag", "Step", "dag_of"]
+__all__ = ["dag_of"]
 
 NO_MEMORY = "none"
-
-Inputs = Mapping[str, Selection]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One call of a stage within a run."""
-
-    label: str
-    needs: tuple[str, ...]
-    """Labels of the steps whose artifacts it reads."""
-    make: Callable[[Mapping[str, Manifest]], StageCall]
-    flow: str
-    """The flow it belongs to: ingest, build_memory, retrain or evaluate."""
-    kind: str
-    """Kind of artifact it makes."""
-
-    @property
-    def ref(self) -> str:
-        """Name of the reference that follows it: `documents`, `memory.restricted`, ..."""
-        which = self.label.partition("[")[2].rstrip("]").replace(", ", ".")
-        return f"{self.kind}.{which}" if which else self.kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dag:
-    """All steps of a run, each after what it needs."""
-
-    steps: tuple[Step, ...]
-
-    def of_flows(self, *flows: str) -> tuple[Step, ...]:
-        """The steps of some flows, in order."""
-        return tuple(step for step in self.steps if step.flow in flows)
-
-    @property
-    def edges(self) -> tuple[tuple[str, str], ...]:
-        """(needed, needing) pairs."""
-        return tuple((need, step.label) for step in self.steps for need in step.needs)
 
 
 def dag_of(config: RunConfig, sources: Selection, fetch: FetchSettings, *, run_id: str = "") -> Dag:
@@ -108,8 +71,8 @@ class _Maker:
             return {"sources": self.sources}
 
         return [
-            _step("ingest_metadata", IngestMetadata(), config.ingest, (), sources, "ingest"),
-            _step(
+            step_of("ingest_metadata", IngestMetadata(), config.ingest, (), sources, "ingest"),
+            step_of(
                 "download_images",
                 DownloadImages(self.fetch),
                 config.download,
@@ -117,7 +80,7 @@ class _Maker:
                 whole(rows="ingest_metadata"),
                 "ingest",
             ),
-            _step(
+            step_of(
                 "normalize_images",
                 NormalizeImages(),
                 config.normalize,
@@ -125,7 +88,7 @@ class _Maker:
                 whole(images="download_images"),
                 "ingest",
             ),
-            _step(
+            step_of(
                 "curate_documents",
                 CurateDocuments(),
                 config.curate,
@@ -164,8 +127,9 @@ class _Maker:
         if config.encoder is not None:
             encoder = ("train_encoder", TrainEncoder("encoder"), config.encoder, fit_inputs)
             fits.insert(1, encoder)
+        chosen_by = [config.fit_sources, config.fit_files]
         return [
-            _step(label, stage, one, needs, inputs, "build_memory")
+            step_of(label, stage, one, needs, inputs, "build_memory", chosen_by=chosen_by)
             for label, stage, one, inputs in fits
         ]
 
@@ -175,7 +139,7 @@ class _Maker:
         own = ("train_encoder",) if config.encoder is not None else ()
         encoder = {"encoder": "train_encoder"} if own else {}
         steps = [
-            _step(
+            step_of(
                 "embed_documents",
                 EmbedDocuments(),
                 config.embed,
@@ -183,7 +147,7 @@ class _Maker:
                 whole(documents="curate_documents", **encoder),
                 "build_memory",
             ),
-            _step(
+            step_of(
                 "tokenize_images",
                 TokenizeImages(),
                 config.tokenize,
@@ -195,13 +159,14 @@ class _Maker:
         for name, memory in config.memories.items():
             share = config.memory.share if memory.share is None else memory.share
             steps.append(
-                _step(
+                step_of(
                     f"build_memory[{name}]",
                     BuildMemory(),
                     config.memory.model_copy(update={"share": share}),
                     ("embed_documents",),
                     selected("embeddings", "embed_documents", role=memory.roles),
                     "build_memory",
+                    chosen_by=memory.roles,
                 )
             )
         return steps
@@ -232,7 +197,7 @@ class _Maker:
             start = config.start_from
             reads = needs | ({"start": f"train_generator[{start}]"} if start is not None else {})
             steps.append(
-                _step(
+                step_of(
                     f"train_generator[{name}]",
                     TrainGenerator(),
                     config,
@@ -263,7 +228,7 @@ class _Maker:
             f"examples.{m}": f"assemble_examples[evaluation, {m}]" for m in self.config.memories
         }
         steps.append(
-            _step(
+            step_of(
                 "score_generations",
                 ScoreGenerations(),
                 self.config.score,
@@ -281,6 +246,7 @@ class _Maker:
                 "model": model,
                 "memory": asked,
                 "k": self.config.generate.k if asked else 0,
+                "tasks": self._tasks(model),
             }
         )
         needs = {
@@ -294,7 +260,13 @@ class _Maker:
         elif config.needs_clip:
             config = config.model_copy(update={"pretrained": self.config.embed.pretrained})
         label = f"generate[{model}, {memory}]"
-        return _step(label, Generate(), config, tuple(needs.values()), whole(**needs), "evaluate")
+        return step_of(label, Generate(), config, tuple(needs.values()), whole(**needs), "evaluate")
+
+    def _tasks(self, model: str) -> tuple[str, ...]:
+        """What a generator is asked; a causal one was never shown how to fill anything in."""
+        causal = self.config.generators[model].stream.objective == "causal"
+        asked = self.config.generate.tasks
+        return tuple(task for task in asked if task == "image") if causal else asked
 
     def _examples(
         self, label: str, memory: str, where: Mapping[str, Iterable[str]], flow: str
@@ -323,22 +295,25 @@ class _Maker:
             update={"memory": memory, "max_text_tokens": self.config.max_text_tokens}
         )
         needs = ("curate_documents", "tokenize_images", retrieve, "train_text_tokenizer")
+        chosen_by = [sorted(roles), {tag: sorted(values) for tag, values in where.items()}]
         return [
-            _step(
+            step_of(
                 retrieve,
                 RetrieveContexts(),
                 self.config.retrieve,
                 ("embed_documents", store),
                 contexts_of,
                 flow,
+                chosen_by=chosen_by,
             ),
-            _step(
+            step_of(
                 f"assemble_examples[{label}]",
                 AssembleExamples(),
                 assemble,
                 needs,
                 examples_of,
                 flow,
+                chosen_by=chosen_by,
             ),
         ]
 
@@ -374,25 +349,11 @@ def _report(config: RunConfig, steps: Sequence[Step], run_id: str) -> Step:
         )
 
     return Step(
-        label="write_report", needs=tuple(read.values()), make=make, flow="evaluate", kind="report"
-    )
-
-
-def _step(
-    label: str,
-    stage: Stage[Any],
-    config: StageConfig,
-    needs: Sequence[str],
-    inputs: Callable[[Mapping[str, Manifest]], Inputs],
-    flow: str,
-) -> Step:
-    def make(made: Mapping[str, Manifest]) -> StageCall:
-        return StageCall(stage=stage, config=config, inputs=inputs(made), label=label)
-
-    return Step(
-        label=label,
-        needs=tuple(dict.fromkeys(needs)),
+        label="write_report",
+        needs=tuple(read.values()),
         make=make,
-        flow=flow,
-        kind=stage.kind,
+        flow="evaluate",
+        kind="report",
+        identity=digest_of(["write_report", recipe]),
+        ref="report",
     )

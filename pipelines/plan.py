@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.dag import Dag
 from pipelines.runtime.catalog import find_manifest
 from pipelines.runtime.store import Store
+from pipelines.step import Dag
 from storage_schemas.manifest import Manifest
 
 __all__ = ["PlannedStep", "plan_of"]

@@ -33,6 +33,8 @@ class Contender:
     name: str
     generator: LoadedGenerator
     reads_contexts: bool
+    tasks: tuple[Task, ...] = TASKS
+    """What it was trained for: a causal one writes no caption of an image."""
     order: ContextOrder = "best_first"
     """Of the contexts that it is given."""
 
@@ -95,7 +97,7 @@ def measure_perplexities(
         measured: dict[tuple[str, str, int, str], ExampleNLL] = {}
         for contender in contenders:
             wrong = _wrong_contexts(len(some), pool, protocol)
-            for task in TASKS:
+            for task in contender.tasks:
                 for k in protocol.ks if contender.reads_contexts else (0,):
                     nll = _nll(contender, some, task, k, None, protocol.seed)
                     measured[contender.name, task, k, memory if k else ""] = nll

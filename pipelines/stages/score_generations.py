@@ -171,11 +171,13 @@ class _Work:
         found = []
         for name in self._named("generator."):
             selection = self.inputs[name]
+            stream = selection.manifest.config["stream"]
             found.append(
                 Contender(
                     name=name.removeprefix("generator."),
                     generator=load_generator(self.reader.files(selection)),
-                    reads_contexts=selection.manifest.config["stream"]["max_k"] > 0,
+                    reads_contexts=stream["max_k"] > 0,
+                    tasks=("image",) if stream["objective"] == "causal" else ("image", "caption"),
                     order=self.config.context_order or order_of(selection.manifest),
                 )
             )

@@ -9,8 +9,9 @@ random (CM3 section 2); `<eoss>` has the weight of its span's last token.
 from __future__ import annotations
 
 from collections.abc import Sequence as Series
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,20 @@ def to_row(sequence: Sequence, masked: Masked, layout: Layout, *, alpha: float) 
         next_places=placed.next,
         slots=placed.slots,
     )
+
+
+def hidden(row: Row, spans: Series[Span]) -> Row:
+    """A masked row without its tail: the spans stay hidden, and nothing predicts them.
+
+    Args:
+        row: as `to_row` gives it.
+        spans: that were masked.
+    """
+    moved = sum(span.stop - span.start + 2 for span in spans)
+    stop = len(row.ids) - moved
+    arrays = ((field.name, getattr(row, field.name)) for field in fields(row))
+    kept: dict[str, Any] = {name: None if one is None else one[:stop] for name, one in arrays}
+    return Row(**kept)
 
 
 def _check(spans: Series[Span], length: int) -> None:

@@ -123,10 +123,8 @@ class SpanDraw:
     spans: tuple[Span, ...]
 
 
-def draw_spans(
-    sequence: Sequence, config: SpanMixConfig, generator: np.random.Generator
-) -> SpanDraw:
-    """Draws a sampler, then its spans. An empty caption cannot be masked: no span then."""
+def draw_sampler(config: SpanMixConfig, generator: np.random.Generator) -> str:
+    """Draws one of `SAMPLERS` by its weight."""
     point, name = generator.random(), SAMPLERS[0]
     for candidate, probability in config.probabilities.items():
         if probability:
@@ -134,8 +132,22 @@ def draw_spans(
         point -= probability
         if point < 0:
             break
-    spans = _SAMPLERS[name](sequence, config, generator)
-    return SpanDraw(sampler=name, spans=spans)
+    return name
+
+
+def draw_spans(
+    sequence: Sequence,
+    config: SpanMixConfig,
+    generator: np.random.Generator,
+    *,
+    sampler: str | None = None,
+) -> SpanDraw:
+    """Draws a sampler, unless one is given, then its spans.
+
+    An empty caption cannot be masked: no span then.
+    """
+    name = draw_sampler(config, generator) if sampler is None else sampler
+    return SpanDraw(sampler=name, spans=_SAMPLERS[name](sequence, config, generator))
 
 
 def _none(

@@ -18,9 +18,10 @@ from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
 from racm3.sequence.order import ContextOrder
 from racm3.training.draws import DrawRecord, whole_step
+from racm3.training.evaluation import evaluation_batch
 from racm3.training.ranks import gather_on_rank_zero, sum_over_ranks
 from racm3.training.records import StepExamples
-from racm3.training.stream import Example, StreamConfig, draw_batch, evaluation_batch
+from racm3.training.stream import Example, StreamConfig, draw_batch
 from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F

@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Series
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from racm3.document import DocumentTokens
-from racm3.objective.masking import mask, to_row
+from racm3.objective.masking import hidden, mask, to_row
 from racm3.objective.noise import read_with_noise
-from racm3.objective.spans import Span, SpanDraw, SpanMixConfig, draw_spans
-from racm3.sequence.batch import Batch, Modality, Row, ids_read
+from racm3.objective.spans import SpanDraw, SpanMixConfig, draw_sampler, draw_spans
+from racm3.sequence.batch import Batch, Row, ids_read
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.draws import DrawRecord, Query, RowRecord
 from racm3.training.epoch_order import EpochOrder, keyed_generator
 
-Task = Literal["image", "caption"]
 _BATCH_PURPOSE, _ROW_PURPOSE = 1, 2
+_TEXT_ASKS = {"none": 1.0, "whole_image": 1.0, "image_span": 1.0, "whole_caption": 0.0}
+"""How often the text is the query under `query_follows_task`, by what is masked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +96,16 @@ class StreamConfig:
     query_probability_text: float = 0.5
     """How often the text is the query; the image otherwise. A missing side yields to the other."""
 
+    query_follows_task: bool = False
+    """True: where one side is to be predicted whole, the other is the query, as when it is asked
+    for. A coin (paper) finds contexts by a caption that is masked, so that they tell it."""
+
     spans: SpanMixConfig = field(default_factory=SpanMixConfig)
     """What is masked under `cm3`."""
+
+    caption_dropout: float = 0.0
+    """Under `causal`: share of rows whose main caption is hidden and not learned, so that guidance
+    has a null prompt (DALL-E-like models do likewise). CM3 learns one by masking captions."""
 
     image_noise: float = 0.0
     """Share of the main document's codes that are read as random ones (`objective.noise`)."""
@@ -123,6 +132,9 @@ class StreamConfig:
             "0 <= k0_fraction <= 1": 0 <= self.k0_fraction <= 1,
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
+            "0 <= caption_dropout < 1": 0 <= self.caption_dropout < 1,
+            "caption_dropout only under objective causal": not self.caption_dropout
+            or self.objective == "causal",
             "max_text_tokens >= 1": self.max_text_tokens >= 1,
             "pack_length >= max_length": self.pack_length is None
             or self.pack_length >= self.max_length,
@@ -137,7 +149,7 @@ class StreamConfig:
     @property
     def most_spans(self) -> int:
         """Most spans of any row."""
-        return self.spans.most_spans if self.objective == "cm3" else 0
+        return self.spans.most_spans if self.objective == "cm3" else int(self.caption_dropout > 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,61 +229,6 @@ def epoch_length(examples: Series[Example], config: StreamConfig) -> int:
     return _order(examples, config, 0).length
 
 
-def evaluation_batch(
-    examples: Series[Example],
-    *,
-    layout: Layout,
-    task: Task,
-    k: int,
-    contexts: Series[Series[DocumentTokens]] | None = None,
-    order: ContextOrder = "best_first",
-    seed: int = 0,
-) -> Batch:
-    """What perplexities are measured on: weight 1 on the measured tokens, 0 on all others.
-
-    `image`: the main document's image codes, in causal order, given contexts and caption; contexts
-    as retrieved by the caption. `caption`: the caption's tokens (not `<eoss>`), infilled from the
-    tail, given contexts and image; contexts as retrieved by the image. Never by the whole document,
-    which would leak, and of several draws of a query the one of the lowest number.
-
-    Args:
-        examples: one a row.
-        layout: how they are laid out.
-        task: what is measured.
-        k: most contexts; an example with fewer, or without the query, gets what it has.
-        contexts: instead of the retrieved ones (wrong ones, say), ranked, one list an example.
-        order: of the contexts.
-        seed: of `shuffled` contexts, drawn by document whatever the batch.
-
-    Raises:
-        ValueError: when `contexts` has another length than `examples`.
-    """
-    from racm3.retriever.query import document_generator
-
-    if contexts is None:
-        contexts = [
-            _retrieved(example, "text" if task == "image" else "image") for example in examples
-        ]
-    measured = Modality.IMAGE if task == "image" else Modality.TEXT
-    rows = []
-    for example, ranked in zip(examples, contexts, strict=True):
-        shuffle = document_generator(seed, example.document_id)
-        ranks = context_order(len(ranked[:k]), order, shuffle)
-        sequence = lay_out(example.main, [ranked[i] for i in ranks], layout)
-        caption = sequence.main_segments[0]
-        hidden = task == "caption" and caption.stop > caption.start
-        spans = (Span(caption.start, caption.stop),) if hidden else ()
-        row = to_row(sequence, mask(sequence, spans, layout.vocabulary), layout, alpha=0)
-        weights = (row.is_main & (row.modality == measured)).astype(np.float32)
-        rows.append(replace(row, weights=weights))
-    return Batch.of_rows(rows, pad_id=layout.vocabulary.pad_id)
-
-
-def _retrieved(example: Example, query: Query) -> tuple[DocumentTokens, ...]:
-    candidates = [q for q in example.queries if q.query == query]
-    return min(candidates, key=lambda q: q.draw).contexts if candidates else ()
-
-
 def _order(examples: Series[Example], config: StreamConfig, seed: int) -> EpochOrder:
     groups = [example.group for example in examples] if config.group_weights else ()
     return EpochOrder(groups, config.group_weights, size=len(examples), seed=seed)
@@ -326,14 +283,23 @@ def _draw_row(
     epoch: int,
     k: int,
 ) -> tuple[Row, RowRecord]:
-    contexts = _draw_contexts(example, k, layout, config, generator)
+    sampler, text = None, config.query_probability_text
+    if config.query_follows_task:
+        sampler = draw_sampler(config.spans, generator)
+        text = _TEXT_ASKS.get(sampler, text)
+    contexts = _draw_contexts(example, k, layout, config, generator, text=text)
     sequence = lay_out(example.main, contexts.tokens, layout)
     masking = SpanDraw(sampler="none", spans=())
     if config.objective == "cm3":
-        masking = draw_spans(sequence, config.spans, generator)
+        masking = draw_spans(sequence, config.spans, generator, sampler=sampler)
+    unlearned = config.caption_dropout and generator.random() < config.caption_dropout
+    if unlearned:
+        masking = draw_spans(sequence, config.spans, generator, sampler="whole_caption")
     row = to_row(
         sequence, mask(sequence, masking.spans, layout.vocabulary), layout, alpha=config.alpha
     )
+    if unlearned:
+        row = hidden(row, masking.spans)
     if config.image_noise:
         codes = layout.vocabulary.image_range
         row = read_with_noise(row, config.image_noise, codes, generator)
@@ -357,9 +323,11 @@ def _draw_contexts(
     layout: Layout,
     config: StreamConfig,
     generator: np.random.Generator,
+    *,
+    text: float,
 ) -> _Contexts:
-    """Draws query and order; keeps the k best, as far as the row has room."""
-    wanted: Query = "text" if generator.random() < config.query_probability_text else "image"
+    """Draws query (`text`: how often that) and order; keeps the k best, as far as there is room."""
+    wanted: Query = "text" if generator.random() < text else "image"
     drawn = generator.random()
     if k == 0 or not example.queries:
         return _Contexts()

@@ -8,12 +8,13 @@ import pytest
 from flows.recipes import RECIPES, emoji, smoke
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.cost import estimates, generator_cost, step_size
-from pipelines.dag import Dag, dag_of
+from pipelines.dag import dag_of
 from pipelines.fetch.policy import FetchSettings
 from pipelines.plan import plan_of
 from pipelines.runtime.catalog import move_ref, publish
 from pipelines.runtime.ledger import as_selection
 from pipelines.runtime.store import LocalStore
+from pipelines.step import Dag
 from racm3.document import DocumentTokens
 from racm3.sequence.layout import Layout
 from racm3.training.generator import GeneratorTask

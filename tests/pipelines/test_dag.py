@@ -4,11 +4,12 @@ from pathlib import Path
 
 from flows.recipes import RECIPES, smoke
 from pipelines.config import deep_merge, validated
-from pipelines.dag import Dag, dag_of
+from pipelines.dag import dag_of
 from pipelines.fetch.policy import FetchSettings
 from pipelines.plan import plan_of
 from pipelines.runtime.ledger import as_selection
 from pipelines.runtime.store import LocalStore
+from pipelines.step import Dag
 from storage_schemas.manifest import Manifest
 
 FLOWS = ["ingest", "build_memory", "retrain", "evaluate"]

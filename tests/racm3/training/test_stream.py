@@ -18,7 +18,6 @@ from racm3.training.stream import (
     StreamConfig,
     draw_batch,
     epoch_length,
-    evaluation_batch,
 )
 from racm3.vocabulary import Vocabulary
 
@@ -290,75 +289,6 @@ def test_config_checks_itself_and_refuses_unknown_keys():
             adapter.validate_python(wrong)
 
 
-def measured(batch, row):
-    return batch.labels[row][batch.weights[row] > 0].tolist()
-
-
-@pytest.mark.parametrize("k", [0, 1, 2])
-def test_image_evaluation_measures_the_image_after_contexts_and_caption(k):
-    batch = evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=k)
-    for row, e in enumerate(EXAMPLES):
-        sequence = lay_out(e.main, e.queries[0].contexts[:k], LAYOUT)
-        assert measured(batch, row) == [V.to_image_id(c) for c in e.main.image]
-        length = len(sequence.ids) - 1
-        assert batch.input_ids[row, :length].tolist() == sequence.ids[:-1].tolist()
-    assert set(batch.weights.unique().tolist()) == {0.0, 1.0}
-    assert batch.is_main[batch.weights > 0].all()
-
-
-def test_caption_evaluation_measures_the_caption_after_contexts_and_image():
-    batch = evaluation_batch(EXAMPLES, layout=LAYOUT, task="caption", k=2)
-    for row, e in enumerate(EXAMPLES):
-        caption = [V.to_text_id(t) for t in e.main.text[:5]]
-        assert measured(batch, row) == caption
-        if not caption:
-            continue
-        contexts = lay_out(e.main, e.queries[2].contexts[:2], LAYOUT)
-        before = contexts.main_segments[0].start
-        image = [V.to_image_id(c) for c in e.main.image]
-        source = [*contexts.ids[:before].tolist(), V.sentinel_id(0), V.break_id, *image]
-        expected = [*source, V.document_end_id, V.sentinel_id(0), *caption]
-        assert batch.input_ids[row, : len(expected)].tolist() == expected
-
-
-def test_wrong_contexts_take_the_place_of_the_retrieved():
-    wrong = [[document(n + 50), document(n + 70), document(n + 90)] for n in range(20)]
-    for order, fed in (("best_first", wrong[4][:2]), ("best_last", wrong[4][1::-1])):
-        batch = evaluation_batch(
-            EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong, order=order
-        )
-        expected = lay_out(EXAMPLES[4].main, fed, LAYOUT).ids[:-1].tolist()
-        assert batch.input_ids[4, : len(expected)].tolist() == expected
-    with pytest.raises(ValueError, match="shorter"):
-        evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, contexts=wrong[:3])
-
-
-def test_shuffled_evaluation_depends_on_the_document_alone():
-    def fed(examples, seed=0):
-        return evaluation_batch(
-            examples, layout=LAYOUT, task="image", k=2, order="shuffled", seed=seed
-        )
-
-    whole, turned = fed(EXAMPLES), fed(EXAMPLES[::-1])
-    assert torch.equal(whole.input_ids, turned.input_ids.flip(0))
-    assert not torch.equal(whole.input_ids, fed(EXAMPLES, seed=1).input_ids)
-    orders = {
-        order: evaluation_batch(EXAMPLES, layout=LAYOUT, task="image", k=2, order=order).input_ids
-        for order in ("best_first", "best_last")
-    }
-    for row in range(len(EXAMPLES)):
-        assert any(torch.equal(whole.input_ids[row], ids[row]) for ids in orders.values())
-    for ids in orders.values():
-        assert not torch.equal(whole.input_ids, ids)
-
-
-def test_evaluation_never_reads_the_other_query():
-    examples = [example(n, queries=queries(n)[2:]) for n in range(4)]
-    batch = evaluation_batch(examples, layout=LAYOUT, task="image", k=2)
-    assert not batch.slots.any()
-    assert evaluation_batch(examples, layout=LAYOUT, task="caption", k=2).slots.max() == 2
-
-
 def test_noise_is_in_the_inputs_alone_and_the_same_on_any_number_of_ranks():
     noisy = replace(CONFIG, image_noise=0.4)
     for step in range(3):
@@ -407,3 +337,54 @@ def test_rows_for_packing_hold_the_longest_sample():
     with pytest.raises(ValueError, match="pack_length >= max_length"):
         replace(CONFIG, max_length=100, pack_length=99)
     assert replace(CONFIG, max_length=100, pack_length=100).pack_length == 100
+
+
+MASKS = {
+    "whole_caption": {"image"},
+    "whole_image": {"text"},
+    "image_span": {"text"},
+    "none": {"text"},
+    "uniform_spans": {"text", "image"},
+}
+
+
+@pytest.mark.parametrize(("sampler", "asks"), MASKS.items())
+def test_the_side_that_is_not_asked_for_is_the_query(sampler, asks):
+    spans = SpanMixConfig(**(dict.fromkeys(MASKS, 0.0) | {sampler: 1.0}))
+    config = replace(CONFIG, spans=spans, query_follows_task=True)
+    rows = rows_of(draw(step, config)[1] for step in range(40))
+    assert {row.masking.sampler for row in rows} == {sampler}
+    assert {row.query for row in rows if row.context_ids} == asks
+
+
+def test_a_query_that_follows_the_task_leaves_the_mix_as_it_is():
+    config = replace(CONFIG, query_follows_task=True)
+    rows = rows_of(draw(step, config)[1] for step in range(150))
+    for sampler, share in config.spans.probabilities.items():
+        found = sum(row.masking.sampler == sampler for row in rows) / len(rows)
+        assert abs(found - share) < 5 * (share * (1 - share) / len(rows)) ** 0.5
+
+
+def test_a_dropped_caption_is_hidden_and_not_learned():
+    config = StreamConfig(
+        batch_size=8, max_text_tokens=5, objective="causal", max_k=0, caption_dropout=0.5
+    )
+    hidden = 0
+    for step in range(20):
+        batch, record = draw(step, config)
+        for row, drawn in enumerate(record.rows):
+            main = EXAMPLES[int(drawn.example_id[1:])].main
+            caption = [V.to_text_id(token) for token in main.text[:5]]
+            image = [V.to_image_id(code) for code in main.image]
+            shown = caption if not drawn.masking.spans else [V.sentinel_id(0)]
+            whole = [V.document_end_id, *shown, V.break_id, *image, V.document_end_id]
+            assert batch.input_ids[row, : len(whole) - 1].tolist() == whole[:-1]
+            assert batch.labels[row, : len(whole) - 1].tolist() == whole[1:]
+            assert (batch.weights[row] > 0).sum() == len(whole) - 1 - bool(drawn.masking.spans)
+            hidden += bool(drawn.masking.spans)
+    assert 40 < hidden < 100
+
+
+def test_captions_are_dropped_from_causal_rows_only():
+    with pytest.raises(ValueError, match="caption_dropout only under objective causal"):
+        StreamConfig(caption_dropout=0.1)

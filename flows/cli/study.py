@@ -1,0 +1,140 @@
+"""`racm3 study`: a recipe's variants on several splits, and the page of results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.options import AsJson, StoreOption
+from flows.cli.output import console, print_json, print_table, use_store
+
+if TYPE_CHECKING:
+    from pipelines.study import Study, StudyPlan
+
+__all__ = ["study"]
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="Study (emoji-study) or TOML file.")],
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only this split of the study; repeatable.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Only this variant, beside main; repeatable.")
+    ] = None,
+    page: Annotated[
+        Path, typer.Option(help="The page; a folder `results` beside it holds its numbers.")
+    ] = Path("results.md"),
+    dry: Annotated[bool, typer.Option("--plan", help="Show what would run, and run none.")] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Write the page anew from its numbers.")
+    ] = False,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study, or go on with it, and write its page of results."""
+    from flows.studies import load_study
+
+    use_store(store)
+    asked = load_study(name, seeds=seed, variants=variant)
+    if dry:
+        _show(asked, as_json)
+        return
+    if not page_only:
+        _run(asked)
+        _keep(asked, page)
+    written = _write(asked, page)
+    print_json(written) if as_json else console().print(
+        f"{written['rows']} score rows of {written['runs']} runs: {page}", soft_wrap=True
+    )
+
+
+def _run(asked: Study) -> None:
+    from flows.cli.progress import watcher
+    from flows.prefect_server import tie_server
+    from flows.session import WATCHER
+
+    tie_server()
+    from flows.study import study as flow
+
+    with redirect_stdout(sys.stderr), watcher() as progress:
+        token = WATCHER.set(progress)
+        try:
+            flow(asked)
+        finally:
+            WATCHER.reset(token)
+
+
+def _plans(asked: Study) -> Mapping[int, StudyPlan]:
+    from flows.settings import Settings
+    from pipelines.runtime.store import open_store
+    from pipelines.study import plan_study
+
+    settings = Settings()
+    opened = open_store(settings.store)
+    return {seed: plan_study(asked, seed, opened, settings.cache) for seed in asked.seeds}
+
+
+def _show(asked: Study, as_json: bool) -> None:
+    rows: list[dict[str, Any]] = [
+        {"split": seed, "step": step.label, "state": step.state, "seconds": step.seconds}
+        for seed, plan in _plans(asked).items()
+        for step in plan.steps
+    ]
+    if as_json:
+        print_json({"study": asked.name, "steps": rows})
+        return
+    columns = ("split", "step", "state", "seconds")
+    print_table("", columns, [tuple(row[c] or "-" for c in columns) for row in rows])
+    there = sum(row["state"] == "reused" for row in rows)
+    spent = sum(row["seconds"] or 0.0 for row in rows)
+    console().print(
+        f"{there} of {len(rows)} steps are there and took {spent / 3600:.2f} hours of work, "
+        "those that ran side by side counted one by one"
+    )
+
+
+def _keep(asked: Study, page: Path) -> None:
+    """Writes the study's numbers beside the page."""
+    from flows.settings import Settings
+    from pipelines.results.rows import gather, write_rows
+    from pipelines.runtime.store import open_store
+
+    found = {
+        (variant, seed): manifest
+        for seed, plan in _plans(asked).items()
+        for variant, manifest in plan.scores.items()
+    }
+    folder = page.parent / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(gather(open_store(Settings().store), found), folder / f"{asked.name}.parquet")
+
+
+def _write(asked: Study, page: Path) -> dict[str, Any]:
+    """Writes the page from its numbers."""
+    from pipelines.results.page import render
+    from pipelines.results.rows import read_rows
+
+    folder = page.parent / "results"
+    rows = read_rows(folder / f"{asked.name}.parquet")
+    notes = folder / "notes.md"
+    made = render(
+        rows,
+        study=asked.name,
+        variants=asked.variants,
+        notes=notes.read_text(encoding="utf-8") if notes.is_file() else "",
+    )
+    page.write_text(made.markdown, encoding="utf-8")
+    for name, picture in made.pictures.items():
+        (folder / name).write_text(picture, encoding="utf-8")
+    runs = {(row["variant"], row["seed"]) for row in rows}
+    return {"page": str(page), "rows": len(rows), "runs": len(runs), "pictures": _names(made)}
+
+
+def _names(made: Any) -> Sequence[str]:
+    return sorted(made.pictures)

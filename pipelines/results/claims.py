@@ -1,0 +1,192 @@
+"""What the paper claims, asked of a study: each claim has a bar, what was measured, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipelines.results.curve import share_of_compute
+from pipelines.results.summary import Cell, Results, Where
+
+__all__ = ["Claim", "claims"]
+
+OURS, VANILLA, CAUSAL = "ra", "vanilla", "causal"
+K = 2
+_LEAST_REDUCTION = 0.3
+"""Of KID and CMMD on familiar documents; the paper's FID fell by 47 % (29.5 to 15.7 [S])."""
+_MOST_COMPUTE = 0.3
+_FEW_SHOT = {1: 0.78, 8: 0.90}
+"""The paper's accuracies [S]."""
+_SETS = (("familiar", "", "restricted"), ("unseen", "", "extended"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """One line of the table of claims."""
+
+    title: str
+    where: str
+    bar: str
+    measured: str
+    holds: bool
+
+
+def claims(results: Results) -> list[Claim]:
+    """All claims that the study has numbers for."""
+    found: list[Claim] = []
+    for name, group, memory in _SETS:
+        for metric, title in (("kid", "KID"), ("cmmd", "CMMD")):
+            for other, who in ((VANILLA, "vanilla CM3"), (CAUSAL, "the causal model")):
+                found += _distance(results, metric, title, other, who, name, group, memory)
+        found += _captions(results, name, group, memory)
+        found += _perplexities(results, name, group, memory)
+        found += _wrong(results, name, group)
+    return [*found, *_compute(results), *_few_shot(results)]
+
+
+def _distance(
+    results: Results,
+    metric: str,
+    title: str,
+    other: str,
+    who: str,
+    name: str,
+    group: str,
+    memory: str,
+) -> Iterator[Claim]:
+    where = Where(metric=metric, model=OURS, set=name, group=group, k=K, memory=memory)
+    ours = results.cell(where)
+    base = results.cell(where, model=other, k=0, memory="")
+    if ours is None or base is None:
+        return
+    apart, seeds = ours.below(base)
+    less = 1 - ours.mean / base.mean if base.mean > 0 else 0.0
+    asked = _LEAST_REDUCTION if name == "familiar" and other == VANILLA else 0.0
+    bar = "lower, intervals disjoint" + (f", by {asked:.0%} at least" if asked else "")
+    yield Claim(
+        title=f"{title} below {who}",
+        where=name,
+        bar=bar,
+        measured=f"{_number(ours)} against {_number(base)}: {less:+.0%} less; disjoint on "
+        f"{apart} of {seeds} splits",
+        holds=apart == seeds and less >= asked and less > 0,
+    )
+
+
+def _captions(results: Results, name: str, group: str, memory: str) -> Iterator[Claim]:
+    for metric, who, about in (
+        ("cider_gain", "vanilla CM3", " (the paper: +17.2 [S])"),
+        ("cider_gain_over_copy", "the copied caption", ""),
+    ):
+        gain = results.cell(
+            Where(
+                metric=metric, model=OURS, task="caption", set=name, group=group, k=K, memory=memory
+            )
+        )
+        if gain is None:
+            continue
+        apart, seeds = gain.excludes(0.0, above=True)
+        yield Claim(
+            title=f"CIDEr above {who}",
+            where=name,
+            bar=f"gain above 0{about}",
+            measured=f"{gain.mean:+.1f} ({_spread(gain)}); interval above 0 on {apart} of "
+            f"{seeds} splits",
+            holds=apart == seeds,
+        )
+
+
+def _perplexities(results: Results, name: str, group: str, memory: str) -> Iterator[Claim]:
+    for task in ("image", "caption"):
+        ratio = results.cell(
+            Where(
+                metric="perplexity_ratio",
+                model=OURS,
+                task=task,
+                set=name,
+                group=group,
+                k=K,
+                memory=memory,
+            )
+        )
+        if ratio is None:
+            continue
+        apart, seeds = ratio.excludes(1.0, above=False)
+        yield Claim(
+            title=f"{task.capitalize()} perplexity below vanilla CM3",
+            where=name,
+            bar="ratio below 1",
+            measured=f"{ratio.mean:.3f} ({_spread(ratio)}); interval below 1 on {apart} of "
+            f"{seeds} splits",
+            holds=apart == seeds,
+        )
+
+
+def _wrong(results: Results, name: str, group: str) -> Iterator[Claim]:
+    for task in ("image", "caption"):
+        where = Where(
+            metric=f"{task}_perplexity",
+            model=OURS,
+            task=task,
+            set=name,
+            group=group,
+            k=K,
+            memory="wrong",
+        )
+        wrong = results.cell(where)
+        base = results.cell(where, model=VANILLA, k=0, memory="")
+        if wrong is None or base is None:
+            continue
+        worse = sum(a.value >= b.value for a, b in zip(wrong.ones, base.ones, strict=True))
+        yield Claim(
+            title=f"Random contexts lose the gain ({task} perplexity)",
+            where=name,
+            bar="not below vanilla CM3",
+            measured=f"{_number(wrong)} against {_number(base)}",
+            holds=worse == len(wrong.ones),
+        )
+
+
+def _compute(results: Results) -> Iterator[Claim]:
+    for metric, title in (("kid", "KID"), ("cmmd", "CMMD"), ("image_perplexity", "perplexity")):
+        share = share_of_compute(results, metric, ours=OURS, other=CAUSAL)
+        if share is None:
+            continue
+        said = "not reached" if share.value is None else f"{share.value:.0%} of the FLOPs"
+        yield Claim(
+            title=f"The causal model's final image {title}, with less compute",
+            where="familiar",
+            bar=f"below {_MOST_COMPUTE:.0%} of its training FLOPs",
+            measured=f"{said}{share.note}",
+            holds=share.value is not None and share.value < _MOST_COMPUTE,
+        )
+
+
+def _few_shot(results: Results) -> Iterator[Claim]:
+    for k, target in _FEW_SHOT.items():
+        for name in sorted({pair[0] for pair in results.slices()}):
+            where = Where(
+                metric="few_shot_accuracy", model=OURS, task="classify", set=name, group="", k=k
+            )
+            ours = results.cell(where)
+            base = results.cell(where, model=VANILLA)
+            if ours is None or base is None:
+                continue
+            apart, seeds = base.below(ours)
+            yield Claim(
+                title=f"Few-shot accuracy, k = {k}",
+                where=name,
+                bar=f"above vanilla CM3 and chance; the paper's {target:.2f} [S] as target",
+                measured=f"{_number(ours)} against {_number(base)}; disjoint on {apart} of "
+                f"{seeds} splits",
+                holds=apart == seeds and ours.mean >= target,
+            )
+
+
+def _number(cell: Cell) -> str:
+    return f"{cell.mean:.4g} ({_spread(cell)})"
+
+
+def _spread(cell: Cell) -> str:
+    low, high = cell.spread
+    return f"{low:.4g} to {high:.4g}"

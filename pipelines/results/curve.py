@@ -1,0 +1,72 @@
+"""Scores against training compute, and the share of it that reaches a given score."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pipelines.results.summary import Cell, Results, Where
+from pipelines.study import MAIN
+
+__all__ = ["Point", "Share", "compute_curve", "share_of_compute"]
+
+CURVE = "budget-"
+"""Begins the names of the variants that are points of the curve."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One budget of one model."""
+
+    flops: float
+    """Training FLOPs, contexts counted, mean over seeds."""
+    score: Cell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """How much of the other's compute reaches its final score."""
+
+    value: float | None
+    """In (0, ...); None: no budget that was tried reaches it."""
+    note: str
+    """What should be said beside it; may be empty."""
+
+
+def compute_curve(
+    results: Results, metric: str, model: str, *, documents: str, k: int, memory: str
+) -> list[Point]:
+    """Points of one model on an evaluation set, by FLOPs; `main` is one of them."""
+    points = []
+    for variant in (v for v in results.variants if v == MAIN or v.startswith(CURVE)):
+        flops = results.cell(Where(metric="training_flops", model=model, variant=variant, task=""))
+        score = results.cell(
+            Where(metric=metric, model=model, variant=variant, set=documents, k=k, memory=memory)
+        )
+        if flops is not None and score is not None:
+            points.append(Point(flops=flops.mean, score=score))
+    return sorted(points, key=lambda point: point.flops)
+
+
+def share_of_compute(
+    results: Results, metric: str, *, ours: str, other: str, documents: str = "familiar"
+) -> Share | None:
+    """The least FLOPs at which ours is as good as the other at its largest budget, as a share.
+
+    Lower is better. Between two budgets the score is taken to be linear in log FLOPs.
+    """
+    mine = compute_curve(results, metric, ours, documents=documents, k=2, memory="restricted")
+    theirs = compute_curve(results, metric, other, documents=documents, k=0, memory="")
+    if not mine or not theirs:
+        return None
+    goal, whole = theirs[-1].score.mean, theirs[-1].flops
+    if mine[0].score.mean <= goal:
+        return Share(value=mine[0].flops / whole, note=" or less: the smallest budget reaches it")
+    for before, after in pairwise(mine):
+        if after.score.mean <= goal:
+            a, b = before.score.mean, after.score.mean
+            part = (a - goal) / (a - b)
+            log = math.log(before.flops) + part * math.log(after.flops / before.flops)
+            return Share(value=math.exp(log) / whole, note="")
+    return Share(value=None, note="")

@@ -1,0 +1,136 @@
+"""The page of results: claims first, then every table, the curve, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from pipelines.report.model import Curve, Panel
+from pipelines.report.plots import draw
+from pipelines.results.claims import claims
+from pipelines.results.curve import Point, compute_curve
+from pipelines.results.rows import Row
+from pipelines.results.summary import Results
+from pipelines.results.tables import (
+    ablation_table,
+    compute_table,
+    few_shot_table,
+    k_table,
+    main_table,
+    markdown_table,
+)
+from pipelines.study import Variant
+
+__all__ = ["Page", "render"]
+
+_CURVES = (("ra", 2, "restricted"), ("vanilla", 0, ""), ("causal", 0, ""))
+_TITLES = {"ra": "RA-CM3, K = 2", "vanilla": "vanilla CM3", "causal": "causal"}
+_PLOTTED = (
+    ("kid", "KID, familiar", 1000.0, "times 1000"),
+    ("image_perplexity", "Image perplexity, familiar", 1.0, "exp of nats a code"),
+)
+_SLICES = (
+    ("familiar", "", "restricted", "Familiar documents"),
+    ("unseen", "", "extended", "Unseen documents"),
+    ("unseen", "flags", "extended", "Unseen flags"),
+    ("unseen", "rest", "extended", "The rest of unseen"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The page and its pictures."""
+
+    markdown: str
+    pictures: Mapping[str, str]
+    """SVG by file name; the page looks for them in the folder `results` beside it."""
+
+
+def render(
+    rows: Sequence[Row],
+    *,
+    study: str,
+    variants: Mapping[str, Variant],
+    notes: str,
+) -> Page:
+    """Writes the page; every number on it is one of the rows, or a mean of them.
+
+    Args:
+        rows: of all splits and variants.
+        study: its name.
+        variants: as the study defines them; one without rows is left out.
+        notes: Markdown by people: what limits the results and what was tried.
+    """
+    results = Results(rows)
+    known = {name: one for name, one in variants.items() if name in results.variants}
+    ablations = {name: one for name, one in known.items() if one.part == "ablation"}
+    parts = {
+        "claims": markdown_table(
+            ["claim", "documents", "bar", "measured", "holds"],
+            [
+                [c.title, c.where, c.bar, c.measured, "yes" if c.holds else "**no**"]
+                for c in claims(results)
+            ],
+        ),
+        "slices": [
+            (title, main_table(results, documents=set_, group=group, memory=memory))
+            for set_, group, memory, title in _SLICES
+        ],
+        "protocols": [
+            (
+                one.title,
+                main_table(
+                    results, documents="familiar", group="", memory="restricted", variant=name
+                ),
+            )
+            for name, one in known.items()
+            if one.part == "protocol"
+        ],
+        "ablations": ablation_table(results, ablations),
+        "contexts": k_table(results),
+        "few_shot": few_shot_table(results),
+        "compute": compute_table(results, known),
+        "artifacts": markdown_table(
+            ["variant", "split", "scores"],
+            [[v, str(seed), f"`{a[:12]}`"] for (v, seed), a in sorted(results.artifacts.items())],
+        ),
+    }
+    pictures = _pictures(results)
+    markdown = _template("results.md.j2").render(
+        study=study, seeds=results.seeds, notes=notes.strip(), pictures=sorted(pictures), **parts
+    )
+    return Page(markdown=markdown.rstrip() + "\n", pictures=pictures)
+
+
+def _pictures(results: Results) -> dict[str, str]:
+    found = {}
+    for metric, title, scale, unit in _PLOTTED:
+        curves = []
+        for model, k, memory in _CURVES:
+            points = compute_curve(results, metric, model, documents="familiar", k=k, memory=memory)
+            if points:
+                curves.append(_curve(_TITLES[model], points, scale))
+        panel = Panel(title=title, x_label="training GFLOP", y_label=unit, curves=tuple(curves))
+        chart = draw(panel)
+        if chart is not None:
+            found[f"{metric}.svg"] = _template("chart.svg.j2").render(chart=chart)
+    return found
+
+
+def _curve(name: str, points: Sequence[Point], scale: float) -> Curve:
+    return Curve(
+        name=name,
+        x=tuple(point.flops / 1e9 for point in points),
+        y=tuple(scale * point.score.mean for point in points),
+    )
+
+
+def _template(name: str) -> Template:
+    text = files("pipelines.results").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return environment.from_string(text)

@@ -1,0 +1,132 @@
+"""Rows of several seeds summed up: the mean, the spread, and what every seed by itself says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipelines.results.rows import Row
+
+__all__ = ["Cell", "One", "Results", "Where"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Where:
+    """Which rows: all but the seed."""
+
+    metric: str
+    model: str
+    variant: str = "main"
+    task: str = "image"
+    set: str = ""
+    group: str = ""
+    k: int | None = None
+    """None: whatever there is; more than one is an error."""
+    memory: str | None = None
+    """None: as `k`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class One:
+    """What one seed says."""
+
+    seed: int
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A number over seeds."""
+
+    ones: tuple[One, ...]
+    unit: str
+    protocol: str
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return math.fsum(one.value for one in self.ones) / len(self.ones)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Lowest and highest seed."""
+        values = [one.value for one in self.ones]
+        return min(values), max(values)
+
+    @property
+    def n(self) -> int:
+        """Of all seeds together."""
+        return sum(one.n for one in self.ones)
+
+    def below(self, other: Cell) -> tuple[int, int]:
+        """On how many of the common seeds the interval ends below where the other's begins."""
+        theirs = {one.seed: one for one in other.ones}
+        common = [(one, theirs[one.seed]) for one in self.ones if one.seed in theirs]
+        apart = sum(a.high is not None and b.low is not None and a.high < b.low for a, b in common)
+        return apart, len(common)
+
+    def excludes(self, value: float, *, above: bool) -> tuple[int, int]:
+        """On how many seeds the whole interval is above (or below) a value."""
+        ends = [one.low if above else one.high for one in self.ones]
+        apart = sum(end is not None and (end > value if above else end < value) for end in ends)
+        return apart, len(ends)
+
+
+class Results:
+    """All rows, by what they measure."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._cells: dict[tuple[Any, ...], dict[tuple[int, str], list[Row]]] = {}
+        self.seeds: tuple[int, ...] = ()
+        self.variants: tuple[str, ...] = ()
+        self.artifacts: dict[tuple[str, int], str] = {}
+        for row in rows:
+            key = tuple(row[name] for name in _NAMES)
+            self._cells.setdefault(key, {}).setdefault((row["k"], row["memory"]), []).append(row)
+            self.artifacts[row["variant"], row["seed"]] = row["artifact"]
+        self.seeds = tuple(sorted({seed for _, seed in self.artifacts}))
+        self.variants = tuple(sorted({variant for variant, _ in self.artifacts}))
+
+    def cell(self, where: Where, **changes: Any) -> Cell | None:
+        """The number that stands there; None: it was not measured.
+
+        Raises:
+            ValueError: more than one number fits.
+        """
+        asked = replace(where, **changes)
+        under = self._cells.get(tuple(getattr(asked, name) for name in _NAMES), {})
+        found = [
+            rows
+            for (k, memory), rows in under.items()
+            if asked.k in (None, k) and asked.memory in (None, memory)
+        ]
+        if len(found) > 1:
+            raise ValueError(f"{asked} is said of {len(found)} numbers: name k and memory")
+        return _cell(found[0]) if found else None
+
+    def slices(self, variant: str = "main") -> list[tuple[str, str]]:
+        """(set, group) of a variant that have numbers."""
+        found = {(key[_SET], key[_SET + 1]) for key in self._cells if key[0] == variant}
+        return sorted(pair for pair in found if pair[0])
+
+    def models(self, variant: str = "main") -> list[str]:
+        """Whatever has numbers in a variant."""
+        return sorted({key[2] for key in self._cells if key[0] == variant})
+
+
+_NAMES = ("variant", "metric", "model", "task", "set", "group")
+_SET = _NAMES.index("set")
+
+
+def _cell(rows: Sequence[Mapping[str, Any]]) -> Cell:
+    ordered = sorted(rows, key=lambda row: row["seed"])
+    ones = tuple(
+        One(seed=row["seed"], value=row["value"], low=row["low"], high=row["high"], n=row["n"])
+        for row in ordered
+    )
+    return Cell(ones=ones, unit=ordered[0]["unit"], protocol=ordered[0]["protocol"])

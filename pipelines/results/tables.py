@@ -1,0 +1,223 @@
+"""The tables of the page of results, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipelines.results.summary import Cell, Results, Where
+from pipelines.study import MAIN, Variant
+
+__all__ = ["ablation_table", "compute_table", "few_shot_table", "main_table", "markdown_table"]
+
+_METRICS: tuple[tuple[str, str, str], ...] = (
+    ("kid", "image", "KID ↓, times 1000"),
+    ("cmmd", "image", "CMMD ↓"),
+    ("fid", "image", "FID ↓"),
+    ("clip_score", "image", "CLIP score ↑"),
+    ("token_accuracy", "image", "right image tokens ↑"),
+    ("psnr", "image", "PSNR ↑, dB"),
+    ("image_perplexity", "image", "image perplexity ↓"),
+    ("bits_per_pixel", "image", "bits per pixel ↓"),
+    ("copy_rate_codes", "image", "copies a context (codes)"),
+    ("cider", "caption", "CIDEr ↑"),
+    ("caption_perplexity", "caption", "caption perplexity ↓"),
+    ("bits_per_byte", "caption", "bits per byte ↓"),
+)
+_SCALE = {"kid": 1000.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """Who is measured, and with what in front."""
+
+    title: str
+    model: str
+    k: int | None
+    memory: str | None
+
+
+def columns_of(memory: str) -> tuple[Column, ...]:
+    """Columns of the main table for documents that ask one memory."""
+    return (
+        Column(title="causal", model="causal", k=0, memory=""),
+        Column(title="vanilla CM3", model="vanilla", k=0, memory=""),
+        Column(title="RA-CM3, K = 2", model="ra", k=2, memory=memory),
+        Column(title="RA-CM3, wrong contexts", model="ra", k=2, memory="wrong"),
+        Column(title="copy the top document", model="copy the top document", k=1, memory=memory),
+        Column(title="image tokenizer (floor)", model="image tokenizer", k=0, memory=""),
+    )
+
+
+def main_table(
+    results: Results, *, documents: str, group: str, memory: str, variant: str = MAIN
+) -> str:
+    """One slice of an evaluation set: metrics down, models across."""
+    columns = columns_of(memory)
+    lines = []
+    for metric, task, title in _METRICS:
+        cells = [
+            results.cell(
+                Where(
+                    metric=metric,
+                    model=c.model,
+                    variant=variant,
+                    task=task,
+                    set=documents,
+                    group=group,
+                    k=c.k,
+                    memory=c.memory,
+                )
+            )
+            for c in columns
+        ]
+        if any(cells):
+            scale = _SCALE.get(metric, 1.0)
+            lines.append([title, *(number(cell, scale) for cell in cells)])
+    return markdown_table(["", *(c.title for c in columns)], lines)
+
+
+def ablation_table(results: Results, variants: dict[str, Variant], *, model: str = "ra") -> str:
+    """A line a variant, beside the recipe as it is."""
+    asked = (
+        Where(metric="image_perplexity", model=model, set="familiar", k=2, memory="restricted"),
+        Where(metric="kid", model=model, set="familiar", k=2, memory="restricted"),
+        Where(metric="token_accuracy", model=model, set="familiar", k=2, memory="restricted"),
+        Where(
+            metric="caption_perplexity",
+            model=model,
+            task="caption",
+            set="familiar",
+            k=2,
+            memory="restricted",
+        ),
+        Where(
+            metric="cider", model=model, task="caption", set="familiar", k=2, memory="restricted"
+        ),
+        Where(
+            metric="image_perplexity",
+            model=model,
+            set="unseen",
+            group="flags",
+            k=2,
+            memory="extended",
+        ),
+        Where(
+            metric="token_accuracy",
+            model=model,
+            set="unseen",
+            group="flags",
+            k=2,
+            memory="extended",
+        ),
+    )
+    titles = [
+        *("image ppl", "KID, times 1000", "right tokens", "caption ppl", "CIDEr"),
+        *("flags: image ppl", "flags: right tokens"),
+    ]
+    lines = []
+    for name in (MAIN, *variants):
+        cells = [results.cell(where, variant=name) for where in asked]
+        if not any(cells):
+            continue
+        title = "as the recipe" if name == MAIN else variants[name].title
+        scales = (_SCALE.get(where.metric, 1.0) for where in asked)
+        shown = [number(cell, scale) for cell, scale in zip(cells, scales, strict=True)]
+        lines.append([title, *shown])
+    return markdown_table(["variant", *titles], lines)
+
+
+def k_table(results: Results, *, model: str = "ra") -> str:
+    """Perplexities of one generator by the number of contexts that it reads."""
+    lines = []
+    for k in range(9):
+        cells = []
+        for set_, group, memory in (
+            ("familiar", "", "restricted"),
+            ("unseen", "flags", "extended"),
+            ("unseen", "rest", "extended"),
+        ):
+            for task in ("image", "caption"):
+                where = Where(
+                    metric=f"{task}_perplexity",
+                    model=model,
+                    task=task,
+                    set=set_,
+                    group=group,
+                    k=k,
+                    memory=memory if k else "",
+                )
+                cells.append(results.cell(where))
+        if any(cells):
+            lines.append([str(k), *(number(cell) for cell in cells)])
+    titles = [
+        f"{where}: {task}"
+        for where in ("familiar", "flags", "rest of unseen")
+        for task in ("image", "caption")
+    ]
+    return markdown_table(["K", *titles], lines)
+
+
+def few_shot_table(results: Results) -> str:
+    """Accuracy of each generator by the number of demonstrations."""
+    lines = []
+    for name, group in results.slices():
+        for model in results.models():
+            cells = [
+                results.cell(
+                    Where(
+                        metric="few_shot_accuracy",
+                        model=model,
+                        task="classify",
+                        set=name,
+                        group=group,
+                        k=k,
+                    )
+                )
+                for k in (1, 2, 4, 8)
+            ]
+            if any(cells):
+                lines.append([_slice(name, group), model, *(number(cell) for cell in cells)])
+    return markdown_table(["documents", "generator", "k = 1", "2", "4", "8"], lines)
+
+
+def compute_table(results: Results, variants: Iterable[str]) -> str:
+    """Training FLOPs, tokens and steps of every generator."""
+    lines = []
+    for variant in (MAIN, *variants):
+        for model in results.models(variant):
+            where = Where(metric="training_flops", model=model, variant=variant, task="")
+            flops = results.cell(where)
+            tokens = results.cell(where, metric="training_tokens")
+            if flops is None or tokens is None:
+                continue
+            steps = round(flops.n / len(flops.ones))
+            lines.append([variant, model, f"{flops.mean:.3g}", f"{tokens.mean:.3g}", f"{steps:,}"])
+    return markdown_table(["variant", "generator", "FLOPs", "tokens read", "steps"], lines)
+
+
+def number(cell: Cell | None, scale: float = 1.0) -> str:
+    """The mean, and the range over splits where there are several."""
+    if cell is None:
+        return "-"
+    low, high = cell.spread
+    said = f"{_digits(scale * cell.mean)}"
+    if len(cell.ones) > 1:
+        said += f" ({_digits(scale * low)} to {_digits(scale * high)})"
+    return said
+
+
+def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; a sentence where it would be empty."""
+    if not lines:
+        return "Not measured."
+    rule = ["---", *("---:" for _ in titles[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (titles, rule, *lines))
+
+
+def _slice(name: str, group: str) -> str:
+    return f"{name}, {group}" if group else name
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

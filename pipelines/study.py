@@ -1,0 +1,192 @@
+"""A study: variants of one recipe, each on several splits, as one DAG.
+
+What variants have in common is one step: the DAG of a split is the union of its variants' DAGs, and
+two steps are the same when they and all that they need say the same (`Step.identity`). So an
+ablation that changes one generator trains one generator. A study keeps no state of its own: it may
+be interrupted anywhere, and what is made is found again by artifact id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.config import RunConfig, deep_merge, validated
+from pipelines.corpus import known_sources
+from pipelines.dag import dag_of
+from pipelines.errors import UsageError
+from pipelines.fetch.policy import FetchSettings
+from pipelines.plan import PlannedStep, plan_of
+from pipelines.runtime.catalog import resolve
+from pipelines.runtime.ledger import as_selection
+from pipelines.runtime.run import StageCall
+from pipelines.runtime.store import Store
+from pipelines.step import Dag, Step
+from storage_schemas.fingerprint import digest_of
+from storage_schemas.manifest import Manifest
+
+__all__ = ["MAIN", "Study", "StudyPlan", "United", "Variant", "plan_study", "united"]
+
+MAIN = "main"
+"""The variant that changes nothing."""
+_OWN_OF_MAIN = ("write_report",)
+"""Steps that only the main variant makes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """A recipe with some keys changed."""
+
+    title: str
+    """What is different, in a few words."""
+    part: Literal["curve", "protocol", "ablation"]
+    """What it is for: a point of the compute curve, another protocol of fairness, a line of the
+    ablation table."""
+    changes: Mapping[str, Any]
+    """Laid over the recipe. `generators`, when given, names all that the variant trains: the
+    recipe's others are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """Variants of a recipe by name, and the seeds of the splits."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    """The recipe's values; every variant is laid over them."""
+    seeds: tuple[int, ...]
+    """Each is a fresh split of the corpus and fresh weights."""
+    variants: Mapping[str, Variant]
+    """Without `main`."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be told apart.
+
+        Raises:
+            UsageError: a variant is called main, or there is no seed, or one comes twice.
+        """
+        if MAIN in self.variants:
+            raise UsageError(f"study {self.name}: no variant may be called {MAIN}; rename it")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UsageError(f"study {self.name}: give one seed or more, each once")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All variants, main first."""
+        return (MAIN, *self.variants)
+
+    def namespace(self, seed: int) -> str:
+        """Of the ledger and the references of a split."""
+        return f"{self.name}-{seed}"
+
+    def run(self, variant: str, seed: int) -> RunConfig:
+        """The run of a variant on a split.
+
+        Raises:
+            UsageError: there is no such variant, or it does not fit the recipe.
+        """
+        if variant not in self.names:
+            raise UsageError(
+                f"study {self.name}: there is no variant {variant}; there are "
+                f"{', '.join(self.names)}"
+            )
+        changes = {} if variant == MAIN else dict(self.variants[variant].changes)
+        if kept := changes.get("generators"):
+            left_out = set(self.recipe["generators"]) - set(kept)
+            changes["generators"] = kept | dict.fromkeys(left_out, False)
+        values = deep_merge(dict(self.recipe), changes)
+        values["namespace"] = self.namespace(seed)
+        if values.get("corpus"):
+            values["corpus"] = dict(values["corpus"]) | {"seed": seed}
+        values["generators"] = {
+            name: one and dict(one) | {"seed": seed} for name, one in values["generators"].items()
+        }
+        run = validated(values, name=f"study {self.name}, variant {variant}")
+        if variant != MAIN:
+            self._same_sources(run, self.run(MAIN, seed), variant)
+        return run
+
+    def _same_sources(self, run: RunConfig, main: RunConfig, variant: str) -> None:
+        for key in ("corpus", "sources"):
+            if getattr(run, key) != getattr(main, key):
+                raise UsageError(
+                    f"study {self.name}, variant {variant}: {key} may not differ from the recipe's;"
+                    " make it a study of its own"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class United:
+    """The DAG of a split."""
+
+    dag: Dag
+    labels: Mapping[str, Mapping[str, str]]
+    """Variant -> label of a step in its own DAG -> label in this one."""
+
+    def of_main(self) -> tuple[Step, ...]:
+        """The steps of main."""
+        own = set(self.labels[MAIN].values())
+        return tuple(step for step in self.dag.steps if step.label in own)
+
+
+def united(dags: Mapping[str, Dag]) -> United:
+    """One DAG of all variants of a split; steps that are the same stand in it once.
+
+    Args:
+        dags: by variant, `main` among them, over the same sources. The steps of main keep their
+            labels; a step that is only a variant's is called `variant/label`.
+    """
+    steps: dict[str, Step] = {}
+    labels: dict[str, dict[str, str]] = {}
+    for variant in (MAIN, *(name for name in dags if name != MAIN)):
+        own: dict[str, str] = {}
+        keys: dict[str, str] = {}
+        for step in dags[variant].steps:
+            if variant != MAIN and step.label in _OWN_OF_MAIN:
+                continue
+            key = digest_of([step.identity, [keys[need] for need in step.needs]])
+            keys[step.label] = key
+            if key not in steps:
+                steps[key] = step if variant == MAIN else _renamed(step, variant, own)
+            own[step.label] = steps[key].label
+        labels[variant] = own
+    return United(dag=Dag(steps=tuple(steps.values())), labels=labels)
+
+
+def _renamed(step: Step, variant: str, names: Mapping[str, str]) -> Step:
+    """The step under a name of its own, reading what it needs under theirs."""
+    label = f"{variant}/{step.label}"
+
+    def make(made: Mapping[str, Manifest]) -> StageCall:
+        return replace(step.make({need: made[names[need]] for need in step.needs}), label=label)
+
+    return replace(step, label=label, needs=tuple(names[n] for n in step.needs), make=make)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """What of a split is there."""
+
+    steps: tuple[PlannedStep, ...]
+    scores: Mapping[str, Manifest]
+    """The `scores` artifact of each variant that has been measured."""
+
+
+def plan_study(study: Study, seed: int, store: Store, cache: Path) -> StudyPlan:
+    """Walks the steps of a split and runs none; writes nothing."""
+    main = study.run(MAIN, seed)
+    known = known_sources(store, main, cache)
+    sources = known or as_selection([])
+    split = united(
+        {name: dag_of(study.run(name, seed), sources, FetchSettings()) for name in study.names}
+    )
+    steps = plan_of(split.dag, store, sources_known=known is not None)
+    made = {step.label: step for step in steps if step.state == "reused"}
+    scores = {}
+    for name in study.names:
+        step = made.get(split.labels[name]["score_generations"])
+        if step is not None and step.artifact_id is not None:
+            scores[name] = resolve(store, f"scores/{step.artifact_id}")
+    return StudyPlan(steps=steps, scores=scores)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import UsageError
+from pipelines.results.claims import claims
+from pipelines.results.curve import compute_curve, share_of_compute
+from pipelines.results.page import render
+from pipelines.results.rows import SCHEMA, Row, read_rows, write_rows
+from pipelines.results.summary import Results, Where
+from pipelines.study import Variant
+
+VARIANTS = {
+    "alpha-0": Variant(title="alpha 0", part="ablation", changes={}),
+    "budget-half": Variant(title="half", part="curve", changes={}),
+}
+
+
+def row(**values: Any) -> Row:
+    empty = dict.fromkeys(SCHEMA.names)
+    base = {"variant": "main", "seed": 0, "artifact": "a" * 64, "metric": "kid", "model": "ra"}
+    base |= {"task": "image", "set": "familiar", "group": "", "k": 2, "memory": "restricted"}
+    base |= {"value": 1.0, "n": 300, "unit": "", "protocol": "as said"}
+    return empty | base | values
+
+
+def distances(ours: float, base: float, *, seeds: int = 3, width: float = 0.1) -> list[Row]:
+    """KID of RA-CM3 and vanilla CM3 on several splits."""
+    rows = []
+    for seed in range(seeds):
+        for model, value, k, memory in (
+            ("ra", ours, 2, "restricted"),
+            ("vanilla", base, 0, ""),
+        ):
+            ends = {"low": value - width, "high": value + width}
+            rows.append(row(seed=seed, model=model, value=value, k=k, memory=memory, **ends))
+    return rows
+
+
+def curve(model: str, k: int, memory: str, points: dict[str, tuple[float, float]]) -> list[Row]:
+    rows = []
+    for variant, (flops, value) in points.items():
+        rows.append(row(variant=variant, model=model, k=k, memory=memory, value=value))
+        rows.append(
+            row(
+                variant=variant, model=model, metric="training_flops", task="", set="", k=0,
+                memory="", value=flops,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    rows = distances(1.0, 2.0)
+    write_rows(rows, tmp_path / "rows.parquet")
+    assert read_rows(tmp_path / "rows.parquet") == rows
+    write_rows(rows, tmp_path / "again.parquet")
+    same = (tmp_path / "rows.parquet").read_bytes()
+    assert (tmp_path / "again.parquet").read_bytes() == same
+
+
+def test_a_missing_table_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="run the study first"):
+        read_rows(tmp_path / "rows.parquet")
+
+
+def test_a_cell_is_the_mean_and_the_range_of_its_seeds() -> None:
+    cell = Results([row(seed=seed, value=float(seed)) for seed in (3, 1, 2)]).cell(
+        Where(metric="kid", model="ra", set="familiar")
+    )
+    assert cell is not None
+    assert cell.mean == 2.0
+    assert cell.spread == (1.0, 3.0)
+    assert cell.n == 900
+
+
+def test_a_number_that_is_two_numbers_is_refused() -> None:
+    results = Results([row(k=1), row(k=2)])
+    with pytest.raises(ValueError, match="name k and memory"):
+        results.cell(Where(metric="kid", model="ra", set="familiar"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "width", "holds"),
+    [
+        (0.5, 1.0, 0.1, True),  # half, intervals apart
+        (0.8, 1.0, 0.05, False),  # apart, but only 20 % less
+        (0.5, 1.0, 0.3, False),  # half, but the intervals meet
+        (1.5, 1.0, 0.1, False),
+    ],
+)
+def test_the_bar_of_kid_on_familiar_documents(
+    ours: float, base: float, width: float, holds: bool
+) -> None:
+    found = claims(Results(distances(ours, base, width=width)))
+    assert [claim.holds for claim in found] == [holds]
+
+
+def test_one_split_that_overlaps_breaks_the_claim() -> None:
+    rows = distances(0.5, 1.0)
+    rows[-1]["low"] = 0.55
+    (claim,) = claims(Results(rows))
+    assert not claim.holds
+    assert "2 of 3 splits" in claim.measured
+
+
+def test_the_share_of_compute_is_interpolated_in_log_flops() -> None:
+    ours = curve("ra", 2, "restricted", {"budget-half": (1e12, 4.0), "main": (4e12, 2.0)})
+    other = curve("causal", 0, "", {"main": (8e12, 3.0)})
+    share = share_of_compute(Results([*ours, *other]), "kid", ours="ra", other="causal")
+    assert share is not None
+    assert share.value is not None
+    assert math.isclose(share.value, 2e12 / 8e12)
+
+
+def test_a_goal_that_no_budget_reaches_is_not_reached() -> None:
+    ours = curve("ra", 2, "restricted", {"main": (4e12, 5.0)})
+    other = curve("causal", 0, "", {"main": (8e12, 3.0)})
+    share = share_of_compute(Results([*ours, *other]), "kid", ours="ra", other="causal")
+    assert share is not None
+    assert share.value is None
+
+
+def test_points_of_a_curve_are_those_of_budgets_and_main() -> None:
+    points = {"main": (4e12, 2.0), "budget-half": (2e12, 3.0), "alpha-0": (4e12, 9.0)}
+    found = compute_curve(
+        Results(curve("ra", 2, "restricted", points)),
+        *("kid", "ra"),
+        documents="familiar",
+        k=2,
+        memory="restricted",
+    )
+    assert [(point.flops, point.score.mean) for point in found] == [(2e12, 3.0), (4e12, 2.0)]
+
+
+def test_every_number_of_the_page_is_a_row() -> None:
+    rows = distances(0.000123, 0.000789, width=0.00001)
+    page = render(rows, study="test", variants=VARIANTS, notes="Said by people.")
+    assert "0.123 (0.123 to 0.123)" in page.markdown
+    assert "0.789 (0.789 to 0.789)" in page.markdown
+    assert "Said by people." in page.markdown
+    assert re.search(r"KID below vanilla CM3 .* \| yes \|", page.markdown)
+    assert page == render(rows, study="test", variants=VARIANTS, notes="Said by people.")
+
+
+def test_variants_without_rows_are_left_out() -> None:
+    page = render(distances(1.0, 2.0), study="test", variants=VARIANTS, notes="")
+    assert "alpha 0" not in page.markdown
+    rows = [*distances(1.0, 2.0), row(variant="alpha-0", value=1.5)]
+    page = render(rows, study="test", variants=VARIANTS, notes="")
+    line = next(one for one in page.markdown.splitlines() if one.startswith("| alpha 0"))
+    assert "| 1500 |" in line  # KID is printed times 1000
+
+
+def test_the_curve_is_drawn() -> None:
+    models = (("ra", 2, "restricted"), ("vanilla", 0, ""), ("causal", 0, ""))
+    rows = list(
+        itertools.chain.from_iterable(
+            curve(*model, {"budget-half": (1e12, 4.0), "main": (4e12, 2.0)}) for model in models
+        )
+    )
+    page = render(rows, study="test", variants=VARIANTS, notes="")
+    assert page.pictures["kid.svg"].count("<polyline") == 3
+    assert page.pictures["kid.svg"].count("<circle") == 6
+    assert "](results/kid.svg)" in page.markdown
