@@ -58,6 +58,8 @@ class Answers:
     slices: tuple[Slice, ...]
     images: Images | None = None
     """The first sample of each prompt."""
+    further: Images | None = None
+    """The other samples, [n, samples - 1, H, W, 3]: distances are of all."""
     codes: NDArray[np.int64] | None = None
     """All samples of each prompt, [n, samples, h*w]."""
     captions: tuple[str, ...] | None = None
@@ -91,7 +93,7 @@ class Measured:
     accuracy: NDArray[np.float64] | None = None
     """Token accuracy of each prompt, [n]."""
     features: Features | None = None
-    """Of the images, by the scorer, [n, d]."""
+    """Of all samples, by the scorer, [n, samples, d]."""
 
 
 def measure(board: Board, answers: Answers, truth: Truth, how: Instruments) -> Measured:
@@ -100,12 +102,12 @@ def measure(board: Board, answers: Answers, truth: Truth, how: Instruments) -> M
     if answers.images is None:
         return Measured(answers=answers)
     ids = [place.document_id for place in answers.places]
-    features = how.scorer.encode_images(answers.images)
+    features = _features(answers, how.scorer)
     inception = None if how.inception is None else how.inception(answers.images)
     for where in answers.slices:
         drawn = how.resampled([answers.places[i] for i in where.index])
         scores = [
-            *_image_scores(answers, features, where, truth, drawn),
+            *_image_scores(answers, features[:, 0], where, truth, drawn),
             *[d.score for d in _distances(features, answers, where.index, truth, drawn, how)],
         ]
         if inception is not None and truth.inception_features is not None:
@@ -179,6 +181,18 @@ def _image_scores(
     return [*scores, with_interval(score, clip_values(text, made), drawn)]
 
 
+def _features(answers: Answers, scorer: MultimodalEncoder) -> Features:
+    """Of all samples, [n, samples, d]; the first one's come first."""
+    assert answers.images is not None
+    first = scorer.encode_images(answers.images)[:, None]
+    if answers.further is None:
+        return first
+    flat = answers.further.reshape(-1, *answers.further.shape[2:])
+    return np.concatenate(
+        [first, scorer.encode_images(flat).reshape(len(first), -1, first.shape[-1])], axis=1
+    )
+
+
 def _distances(
     features: Features,
     answers: Answers,
@@ -193,7 +207,15 @@ def _distances(
     real = np.stack([truth.image_features[answers.places[i].document_id] for i in index])
     made = features[np.asarray(index)]
     return [
-        distance(metric, made, real, features=_FEATURES, resampling=drawn, pairs=how.pairs)
+        distance(
+            metric,
+            made.reshape(-1, made.shape[-1]),
+            real,
+            features=_FEATURES,
+            resampling=drawn,
+            pairs=how.pairs,
+            samples=made.shape[1],
+        )
         for metric in _DISTANCES
     ]
 

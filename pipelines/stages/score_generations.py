@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.models import (
@@ -329,6 +330,7 @@ class _Work:
                 part = replace(
                     part,
                     images=np.stack([image_array(row["image"]) for row in rows]),
+                    further=_further(samples),
                     codes=np.array([[row["output_tokens"] for row in some] for some in samples]),
                     contexts=tuple(tuple(row["contexts"]) for row in rows),
                 )
@@ -336,6 +338,13 @@ class _Work:
                 part = replace(part, captions=tuple(row["caption"] for row in rows))
             found.append(part)
         return found
+
+
+def _further(samples: Sequence[Sequence[Mapping[str, Any]]]) -> NDArray[np.uint8] | None:
+    """Images of all samples but the first, [n, samples - 1, H, W, 3]."""
+    if len(samples[0]) == 1:
+        return None
+    return np.stack([np.stack([image_array(row["image"]) for row in some[1:]]) for some in samples])
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:

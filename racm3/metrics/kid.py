@@ -107,6 +107,7 @@ def distance(
     features: str,
     resampling: Resampling | None = None,
     pairs: Pairs = "all",
+    samples: int = 1,
 ) -> Distance:
     """Measures one of the two distances.
 
@@ -115,9 +116,11 @@ def distance(
         made: Features of made images, [m, d].
         real: Features of real images, [n, d].
         features: What they are features of, for the protocol.
-        resampling: Of the pairs (made[i], real[i]); `None` where the sets are no pairs: there is no
-            interval then, nor with fewer than `FEWEST_CLUSTERS` clusters.
+        resampling: Of the real images, where those made for real[i] are made[i * samples] and on
+            (m = n * samples); `None` where the sets do not belong together: there is no interval
+            then, nor with fewer than `FEWEST_CLUSTERS` clusters.
         pairs: Which items meet: all, or only those of different clusters.
+        samples: Made images of each real one.
 
     Returns:
         The estimate on all items with its percentile interval, and the draws.
@@ -126,15 +129,16 @@ def distance(
         ValueError: The shapes do not fit, a set has fewer than two items, or `pairs` is ``apart``
             and there are no two clusters.
     """
-    x, y = _checked(made, real, resampling)
+    x, y = _checked(made, real, resampling, samples)
     if pairs == "apart" and (resampling is None or resampling.clusters < 2):
         raise ValueError(f"{metric}: pairs of different clusters need two clusters at least.")
     if metric == "cmmd":
         x, y = _unit(x), _unit(y)
     kernel, scale, protocol = _KERNELS[metric]
-    value, draws = _mmd2(x, y, kernel, resampling, pairs)
+    value, draws = _mmd2(x, y, kernel, resampling, pairs, samples)
     low = high = None
     protocol = f"{protocol} {features}; {len(y)} real images"
+    protocol += f", {samples} made of each" if samples > 1 else ""
     protocol += "; pairs of different concepts only" if pairs == "apart" else ""
     if resampling is not None and len(draws):
         low, high = percentiles(scale * draws)
@@ -216,7 +220,7 @@ _KERNELS: dict[Metric, tuple[Kernel, float, str]] = {
 
 
 def _checked(
-    made: Features, real: Features, resampling: Resampling | None
+    made: Features, real: Features, resampling: Resampling | None, samples: int
 ) -> tuple[Values, Values]:
     if made.ndim != 2 or real.ndim != 2 or made.shape[1] != real.shape[1]:
         raise ValueError(
@@ -226,10 +230,11 @@ def _checked(
         raise ValueError(
             f"An unbiased MMD needs two items in each set, not {len(made)} and {len(real)}."
         )
-    if resampling is not None and not len(made) == len(real) == len(resampling.cluster):
+    known = None if resampling is None else len(resampling.cluster)
+    if known is not None and (len(real), len(made)) != (known, samples * known):
         raise ValueError(
-            f"An interval needs pairs: {len(made)} made and {len(real)} real images, "
-            f"{len(resampling.cluster)} clusters."
+            f"An interval needs {samples} made for each real image: {len(made)} made and "
+            f"{len(real)} real images, {known} clusters."
         )
     return np.asarray(made, dtype=np.float64), np.asarray(real, dtype=np.float64)
 
@@ -240,14 +245,23 @@ def _unit(x: Values) -> Values:
 
 
 def _mmd2(
-    x: Values, y: Values, kernel: Kernel, resampling: Resampling | None, pairs: Pairs
+    x: Values,
+    y: Values,
+    kernel: Kernel,
+    resampling: Resampling | None,
+    pairs: Pairs,
+    samples: int,
 ) -> tuple[float, Values]:
     """The estimate (a U-statistic) on all items, and in each draw if there are clusters enough."""
     if resampling is None:
         xx, yy, xy = (_pair_mean(a, b, kernel) for a, b in ((x, x), (y, y), (x, y)))
         return xx + yy - 2.0 * xy, np.empty(0)
-    sets = ((x, x), (y, y), (x, y))
-    parts = [_pair_means(a, b, kernel, resampling, pairs) for a, b in sets]
+    made, real = (
+        _Items.of(values, np.repeat(resampling.cluster, each), resampling.clusters)
+        for values, each in ((x, samples), (y, 1))
+    )
+    sets = ((made, made), (real, real), (made, real))
+    parts = [_pair_means(a, b, kernel, resampling.times, pairs) for a, b in sets]
     value, draws = (parts[0][i] + parts[1][i] - 2.0 * parts[2][i] for i in (0, 1))
     known = resampling.clusters >= FEWEST_CLUSTERS
     return float(value), np.asarray(draws) if known else np.empty(0)
@@ -259,33 +273,50 @@ def _pair_mean(x: Values, y: Values, kernel: Kernel) -> float:
     return total / (len(x) * (len(y) - (x is y)))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Items:
+    """Items sorted by cluster."""
+
+    values: Values
+    cluster: NDArray[np.int64]
+    sizes: Values
+    """Items of each cluster."""
+
+    @classmethod
+    def of(cls, values: Values, cluster: NDArray[np.int64], clusters: int) -> _Items:
+        order = np.argsort(cluster, kind="stable")
+        sizes = np.bincount(cluster, minlength=clusters).astype(np.float64)
+        return cls(values=values[order], cluster=cluster[order], sizes=sizes)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each cluster begins."""
+        return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
+
+
 def _pair_means(
-    x: Values, y: Values, kernel: Kernel, resampling: Resampling, pairs: Pairs
+    x: _Items, y: _Items, kernel: Kernel, times: Values, pairs: Pairs
 ) -> tuple[float, Values]:
     """As `_pair_mean`, over the pairs that are asked for, and the same in each draw."""
-    same, times = x is y, resampling.times
-    order = np.argsort(resampling.cluster, kind="stable")
-    cluster = resampling.cluster[order]
-    sizes = np.bincount(cluster, minlength=resampling.clusters).astype(np.float64)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    x = x[order]
-    y = x if same else y[order]
-    apart, within, total = np.zeros(len(times)), np.empty(len(x)), 0.0
-    for rows, block in _blocks(x, y, kernel):
-        summed = np.add.reduceat(block, starts, axis=1)
-        own = (np.arange(len(summed)), cluster[rows])
+    same = x is y
+    apart, within, total = np.zeros(len(times)), np.empty(len(x.values)), 0.0
+    for rows, block in _blocks(x.values, y.values, kernel):
+        summed = np.add.reduceat(block, y.starts, axis=1)
+        own = (np.arange(len(summed)), x.cluster[rows])
         within[rows], summed[own] = summed[own], 0.0
         total += float(summed.sum())
-        apart += ((times[:, cluster[rows]] @ summed) * times).sum(1)
-    inside = np.add.reduceat(within, starts)
-    number_within, number = sizes * (sizes - same), len(x) * (len(x) - same)
-    share = 0.0 if pairs == "apart" else number_within.sum() / number
+        apart += ((times[:, x.cluster[rows]] @ summed) * times).sum(1)
+    inside = np.add.reduceat(within, x.starts)
+    number_within, both = x.sizes * (y.sizes - same), x.sizes * y.sizes
+    share = 0.0
+    if pairs == "all":
+        share = number_within.sum() / (len(x.values) * (len(y.values) - same))
     near = _means(times @ inside, times @ number_within, inside.sum(), number_within.sum())
     far = _means(
         apart,
-        (times @ sizes) ** 2 - times**2 @ sizes**2,
+        (times @ x.sizes) * (times @ y.sizes) - times**2 @ both,
         total,
-        len(x) ** 2 - (sizes**2).sum(),
+        len(x.values) * len(y.values) - both.sum(),
     )
     mean = share * near[0] + (1.0 - share) * far[0]
     return float(mean), np.asarray(share * near[1] + (1.0 - share) * far[1])

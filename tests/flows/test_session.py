@@ -42,6 +42,8 @@ class Runs:
             store=self.store,
             executor=LocalExecutor(),
             run=start_run(self.store, "smoke", {}),
+            sources=as_selection([]),
+            fetch=FetchSettings(),
             dag=dag_of(self.config, as_selection([]), FetchSettings()),
         )
 

@@ -96,6 +96,27 @@ def test_values_and_draws_are_those_of_weights_pair_by_pair(groups, apart, monke
     np.testing.assert_allclose([made.score.value, *made.draws], truth, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("groups", [range(12), [i // 2 for i in range(24)]])
+def test_several_samples_of_a_prompt_are_as_many_pairs_apart(groups):
+    """Pairs of one concept never meet, so a real image may as well stand there several times."""
+    some = drawn(groups, resamples=3)
+    _, y = pairs(len(some.cluster))
+    x, _ = pairs(3 * len(y), seed=5)
+    made = distance("kid", x, y, features="f", resampling=some, pairs="apart", samples=3)
+    ones, cluster = np.ones(some.clusters), np.repeat(some.cluster, 3)
+    truth = [reference(x, np.repeat(y, 3, 0), cluster, w, True) for w in (ones, *some.times)]
+    np.testing.assert_allclose([made.score.value, *made.draws], truth, rtol=1e-10, atol=1e-12)
+
+
+def test_several_samples_of_a_prompt_are_as_many_made_images():
+    some = drawn([i // 2 for i in range(30)])
+    _, y = pairs(30)
+    x, _ = pairs(60, seed=5)
+    plain = kid(x, y, features="f").value
+    made = distance("kid", x, y, features="f", resampling=some, samples=2)
+    assert made.score.value == pytest.approx(plain, rel=1e-9)
+
+
 def test_all_pairs_is_the_usual_estimate():
     x, y = pairs(30)
     some = drawn([i // 3 for i in range(30)])
@@ -194,7 +215,7 @@ def test_impossible_inputs_are_refused():
         kid(X, np.zeros((3, 5)), features="f")
     with pytest.raises(ValueError, match="two items"):
         kid(X[:1], Y, features="f")
-    with pytest.raises(ValueError, match="needs pairs"):
+    with pytest.raises(ValueError, match="needs 1 made for each real"):
         kid(X, Y, features="f", resampling=drawn(range(2)))
     for few in (None, drawn([0, 0])):
         with pytest.raises(ValueError, match="two clusters"):
