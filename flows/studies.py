@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.recipes import load_run
+from pipelines.config import deep_merge
 from pipelines.errors import UsageError
-from pipelines.study import Study, Variant
+from pipelines.study import MAIN, Study, Variant
 
 __all__ = ["STUDIES", "load_study"]
 
@@ -38,8 +39,11 @@ def load_study(
             f"study {study.name} has no split {unknown_seeds[0]}; it has "
             f"{', '.join(map(str, study.seeds))}"
         )
-    kept = study.variants if variants is None else {v: study.variants[v] for v in variants}
-    return replace(study, seeds=tuple(seeds or study.seeds), variants=kept)
+    kept = {
+        name: one for name, one in study.variants.items() if variants is None or name in variants
+    }
+    base = study.base if study.base in kept else MAIN
+    return replace(study, seeds=tuple(seeds or study.seeds), variants=kept, base=base)
 
 
 def _from_file(name: str) -> Study:
@@ -80,30 +84,161 @@ def smoke_study() -> Study:
     Cost: two minutes on two cores. Its scores mean nothing.
     """
     recipe = load_run("smoke").model_dump()
+    half = {"fit": {"steps": 15}, "total_steps": 15}
     return Study(
         name="smoke-study",
         recipe=recipe,
         seeds=(0,),
         variants={
-            "alpha-0": _ablation("alpha 0", recipe, {"stream": {"alpha": 0.0}}),
             "budget-half": Variant(
                 title="half the steps",
                 part="curve",
-                changes={
-                    "generators": {
-                        name: {"fit": {"steps": 15}, "total_steps": 15}
-                        for name in recipe["generators"]
-                    }
-                },
+                changes={"generators": dict.fromkeys(recipe["generators"], half)},
             ),
+            "alpha-0": _ablation("alpha 0", {"stream": {"alpha": 0.0}}),
         },
     )
 
 
-def _ablation(title: str, recipe: dict[str, Any], changes: dict[str, Any]) -> Variant:
-    """RA-CM3 with some of its generator's keys changed."""
-    del recipe
-    return Variant(title=title, part="ablation", changes={"generators": {"ra": changes}})
+def emoji_study() -> Study:
+    """RA-CM3 against vanilla CM3 and a causal model: the claims of arXiv:2211.12561 in small.
+
+    Cost: hours on two cores; `racm3 study emoji-study --plan` says what is there. The curve has an
+    eighth, a quarter and half of the compute. Ablations are trained for half of the compute, on
+    two of the splits, and stand beside RA-CM3 at half.
+    """
+    recipe = load_run("emoji-study").model_dump()
+    return Study(
+        name="emoji-study",
+        recipe=recipe,
+        seeds=(10, 11, 12),
+        variants={
+            **{name: _budget(recipe, name, share) for name, share in _BUDGETS.items()},
+            "equal-documents": _equal_documents(recipe),
+            "captions-by-likelihood": Variant(
+                title="Captions ranked by their own likelihood, as in the paper",
+                part="protocol",
+                changes={"generate": {"candidates": {"caption": {"rank": "likelihood"}}}},
+            ),
+            **_ablations(recipe),
+        },
+        base="budget-half",
+    )
 
 
-STUDIES: dict[str, Callable[[], Study]] = {"smoke-study": smoke_study}
+_BUDGETS = {"budget-eighth": 1 / 8, "budget-quarter": 1 / 4, "budget-half": 1 / 2}
+_BRIEF = {
+    "generate": {"prompts_per_group": 300},
+    "score": {"few_shot": {"trials": 0}},
+    "memories": {"random": False},
+}
+"""What variants are measured on: enough for a curve and a table."""
+
+
+def _budget(recipe: dict[str, Any], name: str, share: float) -> Variant:
+    """All generators with a share of the compute, the schedule as long as that."""
+    changes = {one: _of_budget(values, share) for one, values in recipe["generators"].items()}
+    return Variant(
+        title=f"{name.removeprefix('budget-')} of the compute",
+        part="curve",
+        changes=_BRIEF | {"generators": changes},
+    )
+
+
+def _of_budget(generator: dict[str, Any], share: float) -> dict[str, Any]:
+    steps = max(1, round(share * generator["total_steps"]))
+    fit = {
+        "flops_budget": share * generator["fit"]["flops_budget"],
+        "validate_every": max(1, steps // 8),
+        "checkpoint_every": max(1, steps // 12),
+    }
+    return {"fit": fit, "total_steps": steps}
+
+
+def _equal_documents(recipe: dict[str, Any]) -> Variant:
+    """As many main documents for each: RA-CM3's batches and steps for all, so unequal compute."""
+    ours = recipe["generators"]["ra"]
+    fit = {"flops_budget": None, "steps": ours["total_steps"]}
+    stream = {"batch_size": ours["stream"]["batch_size"]}
+    return Variant(
+        title="Equal main documents",
+        part="protocol",
+        changes=_BRIEF
+        | {
+            "generators": {
+                name: {"fit": fit, "stream": stream, "total_steps": ours["total_steps"]}
+                for name in recipe["generators"]
+            }
+        },
+    )
+
+
+def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
+    """One change each (paper, appendices C.2, C.3, D.2)."""
+    half = _of_budget(recipe["generators"]["ra"], 1 / 2)
+    diversity = {"near_copy": 0.9, "compare": "image", "near_copy_of": "context"}
+    lines: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+        "image-only": (
+            "contexts lose their captions",
+            {},
+            {"assemble": {"context_modality": "image"}},
+        ),
+        "text-only": ("contexts lose their images", {}, {"assemble": {"context_modality": "text"}}),
+        "diversity": (
+            "near copies of a context are skipped",
+            {},
+            {"retrieve": {"selection": diversity}},
+        ),
+        "no-query-dropout": ("no query dropout", {}, {"embed": {"draws": 0}}),
+        "query-by-coin": (
+            "query by coin, whatever is masked (paper)",
+            {"stream": {"query_follows_task": False, "query_probability_text": 0.5}},
+            {},
+        ),
+        "alpha-0": ("alpha 0", {"stream": {"alpha": 0.0}}, {}),
+        "alpha-0.1": ("alpha 0.1 (paper)", {"stream": {"alpha": 0.1}}, {}),
+        "alpha-1": ("alpha 1 (CM3Leon)", {"stream": {"alpha": 1.0}}, {}),
+        "k-1": ("trained with one context at most", _largest_k(1), _ks(1)),
+        "k-4": ("trained with up to four contexts", _largest_k(4), _ks(4)),
+        "random-training": (
+            "random contexts, in training and when asked",
+            {},
+            {"memories": {"restricted": {"ranking": "random"}}},
+        ),
+        "no-noise": ("codes are read as they are", {"stream": {"image_noise": 0.0}}, {}),
+    }
+    found = {
+        name: _ablation(title, deep_merge(half, generator), deep_merge(_BRIEF, rest))
+        for name, (title, generator, rest) in lines.items()
+    }
+    found |= {name: replace(found[name], k=k) for name, k in (("k-1", 1), ("k-4", 4))}
+    for name, share in (("eighth", 1 / 8), ("half", 1 / 2)):
+        rest = deep_merge(_BRIEF, {"memories": {name: {"roles": ["train"], "share": share}}})
+        one = _ablation(f"{name} of the memory, training as it is", half, rest)
+        found[f"memory-{name}"] = replace(one, memory=name)
+    return {name: replace(one, splits=2) for name, one in found.items()}
+
+
+def _ablation(title: str, generator: dict[str, Any], rest: dict[str, Any] | None = None) -> Variant:
+    """RA-CM3 alone, with some keys of the generator and of the run changed."""
+    changes = dict(rest or {}) | {"generators": {"ra": generator}}
+    return Variant(title=title, part="ablation", changes=changes)
+
+
+def _largest_k(k: int) -> dict[str, Any]:
+    return {
+        "stream": {"max_k": k},
+        "validation_k": k,
+        "validation_ks": list(range(k + 1)),
+    }
+
+
+def _ks(k: int) -> dict[str, Any]:
+    return {
+        "retrieve": {"selection": {"max_contexts": k}},
+        "generate": {"k": k},
+        "score": {"k": k, "ks": list(range(k + 1))},
+    }
+
+
+STUDIES: dict[str, Callable[[], Study]] = {"smoke-study": smoke_study, "emoji-study": emoji_study}

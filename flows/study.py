@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from prefect import flow
 
 from flows.runner import concurrent
@@ -16,21 +14,19 @@ __all__ = ["study"]
 
 
 @flow(name="study", task_runner=concurrent(), persist_result=False, validate_parameters=False)
-def study(plan: Study, variants: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
+def study(plan: Study) -> dict[str, dict[str, str]]:
     """Runs a study, split after split; what is there already is reused.
 
     Args:
         plan: the study.
-        variants: of it; None: all. Main always runs.
 
     Returns:
         Artifact ids by step of each split, by its namespace.
     """
-    chosen = tuple(dict.fromkeys((MAIN, *(plan.names if variants is None else variants))))
     found = {}
     for seed in plan.seeds:
         with open_session(plan.run(MAIN, seed), with_sources=True) as session:
-            split = united_of(session, plan, chosen, seed)
+            split = united_of(session, plan, seed)
             run_steps(session, split.dag.steps, refer=split.of_main())
             publish_summary(session, "study")
             found[plan.namespace(seed)] = {
@@ -39,9 +35,9 @@ def study(plan: Study, variants: Sequence[str] | None = None) -> dict[str, dict[
     return found
 
 
-def united_of(session: Session, plan: Study, variants: Sequence[str], seed: int) -> United:
+def united_of(session: Session, plan: Study, seed: int) -> United:
     """The DAG of a split, over the sources of its session."""
-    runs = {name: plan.run(name, seed) for name in variants}
+    runs = {name: plan.run(name, seed) for name in plan.of_split(seed)}
     return united(
         {
             name: dag_of(run, session.sources, session.fetch, run_id=session.run.run_id)

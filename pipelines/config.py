@@ -65,6 +65,9 @@ class MemoryConfig(StageConfig):
     share: float | None = Field(
         None, gt=0, le=1, description="of their documents, as `memory.share`; none: that"
     )
+    ranking: Literal["relevance", "random"] | None = Field(
+        None, description="how it answers, as `retrieve.ranking`; none: that"
+    )
 
 
 class RunConfig(StageConfig):

@@ -24,6 +24,7 @@ from pipelines.stages.embed_documents import EmbedDocuments
 from pipelines.stages.generate import Generate
 from pipelines.stages.ingest_metadata import IngestMetadata
 from pipelines.stages.normalize_images import NormalizeImages
+from pipelines.stages.retrieve_contexts import Config as RetrieveContextsConfig
 from pipelines.stages.retrieve_contexts import RetrieveContexts
 from pipelines.stages.score_generations import ScoreGenerations
 from pipelines.stages.tokenize_images import TokenizeImages
@@ -268,6 +269,12 @@ class _Maker:
         asked = self.config.generate.tasks
         return tuple(task for task in asked if task == "image") if causal else asked
 
+    def _retrieval(self, memory: str) -> RetrieveContextsConfig:
+        """How a memory answers."""
+        ranking = self.config.memories[memory].ranking
+        changed = {} if ranking is None else {"ranking": ranking}
+        return self.config.retrieve.model_copy(update=changed)
+
     def _examples(
         self, label: str, memory: str, where: Mapping[str, Iterable[str]], flow: str
     ) -> list[Step]:
@@ -300,7 +307,7 @@ class _Maker:
             step_of(
                 retrieve,
                 RetrieveContexts(),
-                self.config.retrieve,
+                self._retrieval(memory),
                 ("embed_documents", store),
                 contexts_of,
                 flow,

@@ -47,6 +47,12 @@ class Variant:
     changes: Mapping[str, Any]
     """Laid over the recipe. `generators`, when given, names all that the variant trains: the
     recipe's others are left out."""
+    splits: int | None = None
+    """Only the first so many seeds; None: all."""
+    k: int = 2
+    """Contexts at which its line of the ablation table is measured."""
+    memory: str = "restricted"
+    """Memory that its familiar documents ask there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +66,8 @@ class Study:
     """Each is a fresh split of the corpus and fresh weights."""
     variants: Mapping[str, Variant]
     """Without `main`."""
+    base: str = MAIN
+    """Variant that the ablations stand beside."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be told apart.
@@ -69,6 +77,8 @@ class Study:
         """
         if MAIN in self.variants:
             raise UsageError(f"study {self.name}: no variant may be called {MAIN}; rename it")
+        if self.base not in self.names:
+            raise UsageError(f"study {self.name}: base {self.base} is no variant of it")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"study {self.name}: give one seed or more, each once")
 
@@ -76,6 +86,12 @@ class Study:
     def names(self) -> tuple[str, ...]:
         """All variants, main first."""
         return (MAIN, *self.variants)
+
+    def of_split(self, seed: int) -> tuple[str, ...]:
+        """Variants that are run on a split, main first."""
+        place = self.seeds.index(seed)
+        kept = (n for n, one in self.variants.items() if one.splits is None or place < one.splits)
+        return (MAIN, *kept)
 
     def namespace(self, seed: int) -> str:
         """Of the ledger and the references of a split."""
@@ -185,7 +201,7 @@ def plan_study(study: Study, seed: int, store: Store, cache: Path) -> StudyPlan:
     steps = plan_of(split.dag, store, sources_known=known is not None)
     made = {step.label: step for step in steps if step.state == "reused"}
     scores = {}
-    for name in study.names:
+    for name in study.of_split(seed):
         step = made.get(split.labels[name]["score_generations"])
         if step is not None and step.artifact_id is not None:
             scores[name] = resolve(store, f"scores/{step.artifact_id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli import ask, classify, look, serve, work
+from flows.cli import study as studies
 from flows.cli.compare import compare
 
 __all__ = ["app"]
@@ -28,6 +29,7 @@ app.command("infill")(ask.infill)
 app.command("edit")(ask.edit)
 app.command("demonstrate")(ask.demonstrate)
 app.command("classify")(classify.classify)
+app.command("study")(studies.study)
 app.command("deploy")(serve.deploy)
 
 

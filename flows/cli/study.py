@@ -127,6 +127,7 @@ def _write(asked: Study, page: Path) -> dict[str, Any]:
         rows,
         study=asked.name,
         variants=asked.variants,
+        base=asked.base,
         notes=notes.read_text(encoding="utf-8") if notes.is_file() else "",
     )
     page.write_text(made.markdown, encoding="utf-8")

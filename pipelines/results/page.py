@@ -22,7 +22,7 @@ from pipelines.results.tables import (
     main_table,
     markdown_table,
 )
-from pipelines.study import Variant
+from pipelines.study import MAIN, Variant
 
 __all__ = ["Page", "render"]
 
@@ -54,6 +54,7 @@ def render(
     *,
     study: str,
     variants: Mapping[str, Variant],
+    base: str = MAIN,
     notes: str,
 ) -> Page:
     """Writes the page; every number on it is one of the rows, or a mean of them.
@@ -62,6 +63,7 @@ def render(
         rows: of all splits and variants.
         study: its name.
         variants: as the study defines them; one without rows is left out.
+        base: the variant that ablations stand beside.
         notes: Markdown by people: what limits the results and what was tried.
     """
     results = Results(rows)
@@ -89,7 +91,7 @@ def render(
             for name, one in known.items()
             if one.part == "protocol"
         ],
-        "ablations": ablation_table(results, ablations),
+        "ablations": ablation_table(results, ablations, base=base),
         "contexts": k_table(results),
         "few_shot": few_shot_table(results),
         "compute": compute_table(results, known),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 from pipelines.results.summary import Cell, Results, Where
 from pipelines.study import MAIN, Variant
@@ -77,8 +77,10 @@ def main_table(
     return markdown_table(["", *(c.title for c in columns)], lines)
 
 
-def ablation_table(results: Results, variants: dict[str, Variant], *, model: str = "ra") -> str:
-    """A line a variant, beside the recipe as it is."""
+def ablation_table(
+    results: Results, variants: Mapping[str, Variant], *, base: str, model: str = "ra"
+) -> str:
+    """A line a variant, beside the base; all on the splits that every one of them has."""
     asked = (
         Where(metric="image_perplexity", model=model, set="familiar", k=2, memory="restricted"),
         Where(metric="kid", model=model, set="familiar", k=2, memory="restricted"),
@@ -116,15 +118,39 @@ def ablation_table(results: Results, variants: dict[str, Variant], *, model: str
         *("flags: image ppl", "flags: right tokens"),
     ]
     lines = []
-    for name in (MAIN, *variants):
-        cells = [results.cell(where, variant=name) for where in asked]
+    common = {
+        seed
+        for seed in results.seeds
+        if all((name, seed) in results.artifacts for name in (base, *variants))
+    }
+    for name in (base, *variants):
+        cells = [
+            only(results.cell(_read_at(where, variants.get(name)), variant=name), common)
+            for where in asked
+        ]
         if not any(cells):
             continue
-        title = "as the recipe" if name == MAIN else variants[name].title
+        title = variants[name].title if name in variants else f"nothing ({base})"
         scales = (_SCALE.get(where.metric, 1.0) for where in asked)
         shown = [number(cell, scale) for cell, scale in zip(cells, scales, strict=True)]
         lines.append([title, *shown])
     return markdown_table(["variant", *titles], lines)
+
+
+def _read_at(where: Where, variant: Variant | None) -> Where:
+    """The row of a variant that is measured with other contexts, or against another memory."""
+    if variant is None:
+        return where
+    memory = variant.memory if where.memory == "restricted" else where.memory
+    return replace(where, k=variant.k, memory=memory)
+
+
+def only(cell: Cell | None, seeds: Set[int]) -> Cell | None:
+    """The cell on some of its seeds; None where it has none of them."""
+    if cell is None:
+        return None
+    ones = tuple(one for one in cell.ones if one.seed in seeds)
+    return replace(cell, ones=ones) if ones else None
 
 
 def k_table(results: Results, *, model: str = "ra") -> str:

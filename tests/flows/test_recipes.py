@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipes import RECIPES, load_run, read_changes, smoke
+from flows.recipes import RECIPES, load_run, read_changes
+from flows.recipes_emoji import smoke
 from pipelines.corpus import known_sources, prepare_sources
 from pipelines.errors import UsageError
 from pipelines.runtime.store import LocalStore

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.recipes import smoke
+from flows.recipes_emoji import smoke
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.errors import UsageError
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from flows.recipes import RECIPES, emoji, smoke
+from flows.recipes import RECIPES
+from flows.recipes_emoji import emoji, smoke
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.cost import estimates, generator_cost, step_size
 from pipelines.dag import dag_of

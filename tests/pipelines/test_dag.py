@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.recipes import RECIPES, smoke
+from flows.recipes import RECIPES
+from flows.recipes_emoji import smoke
 from pipelines.config import deep_merge, validated
 from pipelines.dag import dag_of
 from pipelines.fetch.policy import FetchSettings
