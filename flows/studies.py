@@ -118,7 +118,16 @@ def emoji_study() -> Study:
             "captions-by-likelihood": Variant(
                 title="Captions ranked by their own likelihood, as in the paper",
                 part="protocol",
-                changes={"generate": {"candidates": {"caption": {"rank": "likelihood"}}}},
+                changes=deep_merge(
+                    _BRIEF,
+                    {
+                        "generate": {
+                            "tasks": ["caption"],
+                            "candidates": {"caption": {"rank": "likelihood"}},
+                        },
+                        "generators": {"ra": {}, "vanilla": {}},
+                    },
+                ),
             ),
             **_ablations(recipe),
         },

@@ -25,7 +25,7 @@ from racm3.training.stream import StreamConfig
 from racm3.vocabulary import Vocabulary
 from storage_schemas.manifest import Manifest
 
-__all__ = ["Estimate", "GeneratorCost", "estimates", "generator_cost", "step_size"]
+__all__ = ["Estimate", "GeneratorCost", "Past", "estimates", "generator_cost", "step_size"]
 
 _GENERATOR = "train_generator["
 
@@ -183,23 +183,43 @@ def estimates(
         flops_per_second: Of one worker, in place of what was measured.
     """
     refs = {step.label: step.ref for step in dag.steps}
-    generators = sorted(manifests(store, "generator"), key=lambda made: made.created_at)
-    found = {}
-    for step in planned:
-        if step.state == "reused":
-            continue
-        last = read_ref(store, run.namespace, refs[step.label])
-        if step.label.startswith(_GENERATOR):
-            name = step.label.removeprefix(_GENERATOR).rstrip("]")
-            measured = last or (generators[-1] if generators else None)
-            found[step.label] = _training(generator_cost(run, name), measured, flops_per_second)
-        elif last is not None:
-            found[step.label] = Estimate(
-                seconds=last.seconds, basis=f"as {last.artifact_id[:12]} took"
-            )
-        else:
-            found[step.label] = Estimate(seconds=None, basis="never run here")
-    return found
+    past = Past(store)
+    return {
+        step.label: past.estimate(
+            step.label,
+            run,
+            read_ref(store, run.namespace, refs[step.label]),
+            flops_per_second=flops_per_second,
+        )
+        for step in planned
+        if step.state != "reused"
+    }
+
+
+class Past:
+    """What generators took that were trained here."""
+
+    def __init__(self, store: Store) -> None:
+        found = sorted(manifests(store, "generator"), key=lambda made: made.created_at)
+        self._newest = found[-1] if found else None
+
+    def estimate(
+        self, label: str, run: RunConfig, last: Manifest | None, *, flops_per_second: float | None
+    ) -> Estimate:
+        """How long a step would take.
+
+        Args:
+            label: In the DAG of the run.
+            run: Whose step it is.
+            last: The artifact that an equal or like step made; None: there is none.
+            flops_per_second: As of `estimates`.
+        """
+        if label.startswith(_GENERATOR):
+            name = label.removeprefix(_GENERATOR).rstrip("]")
+            return _training(generator_cost(run, name), last or self._newest, flops_per_second)
+        if last is not None:
+            return Estimate(seconds=last.seconds, basis=f"as {last.artifact_id[:12]} took")
+        return Estimate(seconds=None, basis="never run here")
 
 
 def _training(

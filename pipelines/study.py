@@ -8,18 +8,19 @@ be interrupted anywhere, and what is made is found again by artifact id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.corpus import known_sources
+from pipelines.cost import Estimate, Past
 from pipelines.dag import dag_of
 from pipelines.errors import UsageError
 from pipelines.fetch.policy import FetchSettings
 from pipelines.plan import PlannedStep, plan_of
-from pipelines.runtime.catalog import resolve
+from pipelines.runtime.catalog import manifests, resolve
 from pipelines.runtime.ledger import as_selection
 from pipelines.runtime.run import StageCall
 from pipelines.runtime.store import Store
@@ -186,23 +187,62 @@ class StudyPlan:
     """What of a split is there."""
 
     steps: tuple[PlannedStep, ...]
+    expected: Mapping[str, Estimate]
+    """How long the steps that are not there would take, by label."""
     scores: Mapping[str, Manifest]
     """The `scores` artifact of each variant that has been measured."""
 
 
-def plan_study(study: Study, seed: int, store: Store, cache: Path) -> StudyPlan:
-    """Walks the steps of a split and runs none; writes nothing."""
-    main = study.run(MAIN, seed)
-    known = known_sources(store, main, cache)
+def plan_study(
+    study: Study, seed: int, store: Store, cache: Path, *, flops_per_second: float | None = None
+) -> StudyPlan:
+    """Walks the steps of a split and runs none; writes nothing.
+
+    Args:
+        study: Whose split it is.
+        seed: Of the split.
+        store: Where artifacts may be.
+        cache: Where the demo corpus may be.
+        flops_per_second: Of one worker in training, in place of what was measured.
+    """
+    runs = {name: study.run(name, seed) for name in study.of_split(seed)}
+    known = known_sources(store, runs[MAIN], cache)
     sources = known or as_selection([])
-    split = united(
-        {name: dag_of(study.run(name, seed), sources, FetchSettings()) for name in study.names}
-    )
+    split = united({name: dag_of(run, sources, FetchSettings()) for name, run in runs.items()})
     steps = plan_of(split.dag, store, sources_known=known is not None)
     made = {step.label: step for step in steps if step.state == "reused"}
     scores = {}
-    for name in study.of_split(seed):
+    for name in runs:
         step = made.get(split.labels[name]["score_generations"])
         if step is not None and step.artifact_id is not None:
             scores[name] = resolve(store, f"scores/{step.artifact_id}")
-    return StudyPlan(steps=steps, scores=scores)
+    expected = _expected(steps, split, runs, store, flops_per_second)
+    return StudyPlan(steps=steps, expected=expected, scores=scores)
+
+
+def _expected(
+    steps: Sequence[PlannedStep],
+    split: United,
+    runs: Mapping[str, RunConfig],
+    store: Store,
+    flops_per_second: float | None,
+) -> dict[str, Estimate]:
+    """A step that trains takes its FLOPs, any other what the newest of its kind took."""
+    owners = {
+        label: (variant, own)
+        for variant in reversed(list(split.labels))
+        for own, label in split.labels[variant].items()
+    }
+    kinds = {step.label: step.kind for step in split.dag.steps}
+    past, newest = Past(store), dict[str, Manifest]()
+    for made in sorted(manifests(store), key=lambda one: one.created_at):
+        newest[made.kind] = made
+    expected = {}
+    for step in steps:
+        if step.state != "reused":
+            variant, own = owners[step.label]
+            last = None if kinds[step.label] == "generator" else newest.get(kinds[step.label])
+            expected[step.label] = past.estimate(
+                own, runs[variant], last, flops_per_second=flops_per_second
+            )
+    return expected

@@ -16,7 +16,7 @@ from flows.cli.output import console, print_json, print_table, use_store
 if TYPE_CHECKING:
     from pipelines.study import Study, StudyPlan
 
-__all__ = ["study"]
+__all__ = ["show_study", "study"]
 
 
 def study(
@@ -43,7 +43,7 @@ def study(
     use_store(store)
     asked = load_study(name, seeds=seed, variants=variant)
     if dry:
-        _show(asked, as_json)
+        show_study(asked, as_json)
         return
     if not page_only:
         _run(asked)
@@ -70,33 +70,45 @@ def _run(asked: Study) -> None:
             WATCHER.reset(token)
 
 
-def _plans(asked: Study) -> Mapping[int, StudyPlan]:
+def show_study(asked: Study, as_json: bool, *, flops_per_second: float | None = None) -> None:
+    """What of a study is there, and the hours that the rest would take."""
+    rows: list[dict[str, Any]] = []
+    for seed, plan in _plans(asked, flops_per_second).items():
+        for step in plan.steps:
+            one = plan.expected.get(step.label)
+            rows.append(
+                {"split": seed, "step": step.label, "state": step.state, "seconds": step.seconds}
+                | {"expected_seconds": one.seconds if one else None}
+            )
+    known = [row["expected_seconds"] for row in rows if row["expected_seconds"] is not None]
+    if as_json:
+        print_json({"study": asked.name, "steps": rows, "expected_seconds": sum(known)})
+        return
+    columns = ("split", "step", "state", "seconds", "expected_seconds")
+    print_table("", columns, [tuple(row[c] or "-" for c in columns) for row in rows])
+    there = [row for row in rows if row["state"] == "reused"]
+    spent = sum(row["seconds"] or 0.0 for row in there)
+    unknown = len(rows) - len(there) - len(known)
+    out = console()
+    out.print(f"{len(there)} of {len(rows)} steps are there; they took {spent / 3600:.2f} hours")
+    out.print(
+        f"the rest: {sum(known) / 3600:.2f} hours"
+        + (f", without {unknown} steps of which nothing is known" if unknown else "")
+    )
+    out.print("hours of work: steps that run side by side are counted one by one")
+
+
+def _plans(asked: Study, flops_per_second: float | None = None) -> Mapping[int, StudyPlan]:
     from flows.settings import Settings
     from pipelines.runtime.store import open_store
     from pipelines.study import plan_study
 
     settings = Settings()
     opened = open_store(settings.store)
-    return {seed: plan_study(asked, seed, opened, settings.cache) for seed in asked.seeds}
-
-
-def _show(asked: Study, as_json: bool) -> None:
-    rows: list[dict[str, Any]] = [
-        {"split": seed, "step": step.label, "state": step.state, "seconds": step.seconds}
-        for seed, plan in _plans(asked).items()
-        for step in plan.steps
-    ]
-    if as_json:
-        print_json({"study": asked.name, "steps": rows})
-        return
-    columns = ("split", "step", "state", "seconds")
-    print_table("", columns, [tuple(row[c] or "-" for c in columns) for row in rows])
-    there = sum(row["state"] == "reused" for row in rows)
-    spent = sum(row["seconds"] or 0.0 for row in rows)
-    console().print(
-        f"{there} of {len(rows)} steps are there and took {spent / 3600:.2f} hours of work, "
-        "those that ran side by side counted one by one"
-    )
+    return {
+        seed: plan_study(asked, seed, opened, settings.cache, flops_per_second=flops_per_second)
+        for seed in asked.seeds
+    }
 
 
 def _keep(asked: Study, page: Path) -> None:

@@ -67,9 +67,11 @@ def plan(
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do and cost, and do none of it."""
+    """Show what a run, or a study, would do and cost, and do none of it."""
     from flows.cli.costs import plan_as_dict, print_plan
+    from flows.cli.study import show_study
     from flows.settings import Settings
+    from flows.studies import STUDIES
     from pipelines.corpus import known_sources
     from pipelines.cost import estimates, generator_cost
     from pipelines.dag import dag_of
@@ -79,6 +81,9 @@ def plan(
     from pipelines.runtime.store import open_store
 
     use_store(store)
+    if name in STUDIES and file is None and not changes:
+        show_study(STUDIES[name](), as_json, flops_per_second=flops_per_second)
+        return
     config = _load(name, file, changes)
     settings = Settings()
     opened = open_store(settings.store)
