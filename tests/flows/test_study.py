@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.studies import STUDIES, load_study
+from pipelines.errors import UsageError
+from pipelines.results.rows import read_rows
+from pipelines.study import MAIN
+
+STUDY = """
+name = "tiny"
+recipe = "small.toml"
+seeds = [0]
+[variants.alpha-0]
+title = "alpha 0"
+part = "ablation"
+changes = { generators = { ra = { stream = { alpha = 0.0 } } } }
+"""
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_variant_of_every_study_is_a_whole_run(name: str) -> None:
+    study = STUDIES[name]()
+    for seed in study.seeds:
+        for variant in study.of_split(seed):
+            run = study.run(variant, seed)
+            assert run.corpus is not None
+            assert run.corpus.seed == seed
+    assert study.base in study.names
+
+
+def test_the_study_has_every_line_that_the_paper_has() -> None:
+    study = load_study("emoji-study")
+    assert len(study.seeds) == 3
+    assert {"ra", "vanilla", "causal"} == set(study.run(MAIN, study.seeds[0]).generators)
+    lines = {
+        *("image-only", "text-only", "diversity", "no-query-dropout", "alpha-0", "alpha-0.1"),
+        *("alpha-1", "k-1", "k-4", "random-training", "memory-eighth", "memory-half"),
+    }
+    assert lines <= set(study.variants)
+    assert {one.part for one in study.variants.values()} == {"curve", "protocol", "ablation"}
+
+
+def test_budgets_are_equal_within_a_variant_of_the_curve() -> None:
+    study = load_study("emoji-study")
+    for name, one in study.variants.items():
+        if one.part == "curve":
+            run = study.run(name, study.seeds[0])
+            assert len({g.fit.flops_budget for g in run.generators.values()}) == 1
+
+
+def test_equal_documents_are_equal_documents() -> None:
+    study = load_study("emoji-study")
+    run = study.run("equal-documents", study.seeds[0])
+    seen = {(g.fit.steps, g.stream.batch_size, g.fit.flops_budget) for g in run.generators.values()}
+    assert len(seen) == 1
+
+
+def test_a_study_can_be_narrowed() -> None:
+    study = load_study("emoji-study", seeds=[11], variants=[MAIN, "alpha-0"])
+    assert study.seeds == (11,)
+    assert study.names == (MAIN, "alpha-0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "emoji-stduy"}, "did you mean emoji-study"),
+        ({"name": "nowhere.toml"}, "there is no such file"),
+        ({"name": "emoji-study", "variants": ["alpha-7"]}, "has no variant alpha-7"),
+        ({"name": "emoji-study", "seeds": [3]}, "has no split 3"),
+    ],
+)
+def test_a_wrong_study_is_one_sentence(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_study(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "is not TOML"),
+        ('name = "a"\nrecipe = "smoke"\n', "seeds is missing"),
+        ('name = "a"\nrecipe = "smoke"\nseeds = [0]\nsplits = 3\n', "there is no key splits"),
+        (STUDY.replace("title", "titel"), "a variant has title, part and changes"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "small.toml").write_text('extends = "smoke"\n', encoding="utf-8")
+    file = tmp_path / "study.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=said):
+        load_study(str(file))
+
+
+@pytest.mark.prefect
+@pytest.mark.timeout(300)
+def test_a_study_runs_goes_on_and_writes_its_page(
+    lab: Any, small: str, finished: dict[str, Any]
+) -> None:
+    """Main is there from the run of this folder, so the study trains one generator."""
+    (lab.folder / "studied.toml").write_text(small, encoding="utf-8")
+    file = lab.folder / "study.toml"
+    file.write_text(STUDY.replace("small.toml", "studied.toml"), encoding="utf-8")
+    page = lab.folder / "results" / "tiny.md"
+    page.parent.mkdir(exist_ok=True)
+    told = ("--store", str(lab.store), "--page", str(page), "--json")
+    first = lab.racm3("study", str(file), *told, executor="local")
+    assert json.loads(first.stdout)["runs"] == 2
+    assert "alpha-0/train_generator[ra]" in first.stderr
+    assert "train_encoder: reused" in first.stderr
+    text = page.read_text(encoding="utf-8")
+    rows = read_rows(page.parent / "results" / "tiny.parquet")
+    assert {row["variant"] for row in rows} == {MAIN, "alpha-0"}
+    assert "| alpha 0 |" in text
+
+    again = lab.racm3("study", str(file), *told, executor="local")
+    assert "alpha-0/train_generator[ra]: reused" in again.stderr
+    page.unlink()
+    lab.racm3("study", str(file), *told, "--page-only", executor="local")
+    assert page.read_text(encoding="utf-8") == text
+
+    planned = lab.racm3("study", str(file), *told, "--plan", executor="local")
+    steps = json.loads(planned.stdout)["steps"]
+    assert {step["state"] for step in steps} == {"reused"}
