@@ -166,6 +166,7 @@ def _generator(*, max_k: int, batch_size: int) -> dict[str, Any]:
         "validation_examples": 512,
         "bf16": True,
         "checkpoint_activations": True,
+        "loss_bucket": 1024,
     }
 
 

@@ -191,6 +191,8 @@ class StudyPlan:
     """How long the steps that are not there would take, by label."""
     scores: Mapping[str, Manifest]
     """The `scores` artifact of each variant that has been measured."""
+    retriever: Mapping[str, Manifest]
+    """What main's contexts for training were found with, by stage, as far as it is there."""
 
 
 def plan_study(
@@ -211,13 +213,26 @@ def plan_study(
     split = united({name: dag_of(run, sources, FetchSettings()) for name, run in runs.items()})
     steps = plan_of(split.dag, store, sources_known=known is not None)
     made = {step.label: step for step in steps if step.state == "reused"}
-    scores = {}
-    for name in runs:
-        step = made.get(split.labels[name]["score_generations"])
-        if step is not None and step.artifact_id is not None:
-            scores[name] = resolve(store, f"scores/{step.artifact_id}")
-    expected = _expected(steps, split, runs, store, flops_per_second)
-    return StudyPlan(steps=steps, expected=expected, scores=scores)
+    kinds = {step.label: step.kind for step in split.dag.steps}
+
+    def artifact(label: str) -> Manifest | None:
+        step = made.get(label)
+        return None if step is None else resolve(store, f"{kinds[label]}/{step.artifact_id}")
+
+    measured = {name: artifact(split.labels[name]["score_generations"]) for name in runs}
+    asked = {
+        "train_encoder": "train_encoder",
+        "embed_documents": "embed_documents",
+        "build_memory": f"build_memory[{runs[MAIN].training_memory}]",
+        "retrieve_contexts": "retrieve_contexts[train]",
+    }
+    used = {stage: artifact(label) for stage, label in asked.items()}
+    return StudyPlan(
+        steps=steps,
+        expected=_expected(steps, split, runs, store, flops_per_second),
+        scores={name: one for name, one in measured.items() if one is not None},
+        retriever={stage: one for stage, one in used.items() if one is not None},
+    )
 
 
 def _expected(

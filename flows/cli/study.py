@@ -114,17 +114,22 @@ def _plans(asked: Study, flops_per_second: float | None = None) -> Mapping[int, 
 def _keep(asked: Study, page: Path) -> None:
     """Writes the study's numbers beside the page."""
     from flows.settings import Settings
+    from pipelines.results.retriever_cost import retriever_rows
     from pipelines.results.rows import gather, write_rows
     from pipelines.runtime.store import open_store
+    from pipelines.study import MAIN
 
+    plans = _plans(asked)
     found = {
         (variant, seed): manifest
-        for seed, plan in _plans(asked).items()
+        for seed, plan in plans.items()
         for variant, manifest in plan.scores.items()
     }
+    beside = {(MAIN, seed): retriever_rows(plan.retriever) for seed, plan in plans.items()}
     folder = page.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(gather(open_store(Settings().store), found), folder / f"{asked.name}.parquet")
+    rows = gather(open_store(Settings().store), found, beside)
+    write_rows(rows, folder / f"{asked.name}.parquet")
 
 
 def _write(asked: Study, page: Path) -> dict[str, Any]:

@@ -33,14 +33,25 @@ SCHEMA = pa.schema(
 """Columns of the table `scores`, and whose they are: variant, seed, id of the `scores` artifact."""
 
 
-def gather(store: Store, found: Mapping[tuple[str, int], Manifest]) -> list[Row]:
-    """The rows of `scores` artifacts by (variant, seed), in an order of their own."""
+def gather(
+    store: Store,
+    found: Mapping[tuple[str, int], Manifest],
+    beside: Mapping[tuple[str, int], Iterable[Row]] | None = None,
+) -> list[Row]:
+    """The rows of `scores` artifacts by (variant, seed), in an order of their own.
+
+    Args:
+        store: of the artifacts.
+        found: the artifacts.
+        beside: rows that stand in no artifact, by (variant, seed) of `found`.
+    """
     reader = Reader(store)
     rows = []
     for (variant, seed), manifest in sorted(found.items()):
         whose = {"variant": variant, "seed": seed, "artifact": manifest.artifact_id}
         table = reader.tables(manifest.tables("scores"))
         rows += [whose | row for row in table.to_pylist()]
+        rows += [whose | row for row in (beside or {}).get((variant, seed), ())]
     return sorted(rows, key=lambda row: [str(row[name]) for name in _KEY])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from pipelines.results.retriever_cost import RETRIEVER
 from pipelines.results.summary import Cell, Results, Where
 from pipelines.study import MAIN, Variant
 
@@ -208,8 +209,13 @@ def few_shot_table(results: Results) -> str:
 
 
 def compute_table(results: Results, variants: Iterable[str]) -> str:
-    """Training FLOPs, tokens and steps of every generator."""
+    """Training FLOPs, tokens and steps of every generator; what the retriever cost beside them."""
     lines = []
+    retrieval = [
+        results.cell(Where(metric=metric, model=RETRIEVER, task=""))
+        for metric in ("encoder_flops", "embedding_flops", "search_flops")
+    ]
+    beside = " + ".join(f"{cell.mean:.2g}" if cell else "?" for cell in retrieval)
     for variant in (MAIN, *variants):
         for model in results.models(variant):
             where = Where(metric="training_flops", model=model, variant=variant, task="")
@@ -218,8 +224,11 @@ def compute_table(results: Results, variants: Iterable[str]) -> str:
             if flops is None or tokens is None:
                 continue
             steps = round(flops.n / len(flops.ones))
-            lines.append([variant, model, f"{flops.mean:.3g}", f"{tokens.mean:.3g}", f"{steps:,}"])
-    return markdown_table(["variant", "generator", "FLOPs", "tokens read", "steps"], lines)
+            cost = beside if model.startswith("ra") else "-"
+            read = f"{tokens.mean:.3g}"
+            lines.append([variant, model, f"{flops.mean:.3g}", cost, read, f"{steps:,}"])
+    titles = ["variant", "generator", "FLOPs", "encoder + embedding + search", "tokens read"]
+    return markdown_table([*titles, "steps"], lines)
 
 
 def number(cell: Cell | None, scale: float = 1.0) -> str:
