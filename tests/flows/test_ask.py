@@ -25,6 +25,9 @@ from pipelines.runtime.store import LocalStore
 from storage_schemas.fingerprint import digest_of
 from storage_schemas.manifest import Manifest
 
+# the first of them makes the run of this folder
+pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(300)]
+
 SIDE, GRID = 64, 8
 
 
