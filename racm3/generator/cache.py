@@ -1,7 +1,7 @@
 """Keys and values of what was read: one buffer a layer, filled from the left.
 
-Rows of different lengths end at the same place: a shorter one begins later, and what stands before it
-is never looked at.
+Rows of different lengths end at the same place: a shorter one begins later, and what stands before
+it is never looked at.
 
 Shapes: B rows, H heads, T tokens so far, D channels of a head.
 """
