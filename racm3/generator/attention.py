@@ -67,13 +67,17 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = _normed(q, self.query_norm), _normed(k, self.key_norm)
         start = cache.length if cache is not None else 0
+        mask = None if cache is None else cache.visible(T)
+        if mask is None and start and T > 1:
+            mask = _causal_mask(T, start, q.device)
         if self.rope:
-            q, k = rotate(q, start), rotate(k, start)
+            where = start if cache is None else cache.positions(T)
+            where = start if where is None else where
+            q, k = rotate(q, where), rotate(k, where)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        mask = _causal_mask(T, start, q.device) if start and T > 1 else None
         attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=start == 0
+            q, k, v, attn_mask=mask, is_causal=start == 0 and mask is None
         )
         return attended.transpose(1, 2).reshape(B, T, C3 // 3)
 
@@ -112,12 +116,21 @@ class _Pick(torch.autograd.Function):
         return gradients[0].index_select(0, back).index_fill_(0, unread, 0), None, None, None
 
 
-def rotate(x_BHTD: Tensor, start: int) -> Tensor:
-    """Rotary positions (arXiv:2104.09864), halves paired, from position `start` on."""
+def rotate(x_BHTD: Tensor, start: int | Tensor) -> Tensor:
+    """Rotary positions (arXiv:2104.09864), halves paired.
+
+    Args:
+        x_BHTD: Queries or keys.
+        start: Position of the first token of all rows, or positions of all tokens, int64 [B, T].
+    """
     T, D = x_BHTD.shape[-2:]
-    positions = torch.arange(start, start + T, device=x_BHTD.device, dtype=torch.float32)
-    exponents = torch.arange(0, D, 2, device=x_BHTD.device, dtype=torch.float32) / D
-    angles = positions[:, None] * torch.exp(-math.log(_ROPE_BASE) * exponents)
+    device = x_BHTD.device
+    if isinstance(start, Tensor):
+        positions = start[:, None].to(torch.float32)
+    else:
+        positions = torch.arange(start, start + T, device=device, dtype=torch.float32)
+    exponents = torch.arange(0, D, 2, device=device, dtype=torch.float32) / D
+    angles = positions[..., None] * torch.exp(-math.log(_ROPE_BASE) * exponents)
     cos, sin = angles.cos().to(x_BHTD.dtype), angles.sin().to(x_BHTD.dtype)
     first, second = x_BHTD.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,9 +1,14 @@
 """Keys and values of what was read: one buffer a layer, filled from the left.
 
+Rows of different lengths end at the same place: a shorter one begins later, and what stands before
+it is never looked at.
+
 Shapes: B rows, H heads, T tokens so far, D channels of a head.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +17,7 @@ from racm3.generator.config import GeneratorConfig
 
 
 class Cache:
-    """Room for B sequences of at most `capacity` tokens; all rows hold equally many."""
+    """Room for B sequences of at most `capacity` tokens; all rows end at the same place."""
 
     def __init__(
         self,
@@ -27,7 +32,33 @@ class Cache:
         shape = (config.layers, 2, rows, config.heads, capacity, config.head_width)
         self._buffer = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
-        """Tokens held; the generator advances it after a forward pass."""
+        """Where all rows end; the generator advances it after a forward pass."""
+        self.begins: Tensor | None = None
+        """Where each row begins, int64 [B]; None: all at 0, so that `length` tokens are held."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Cache], *, room: int) -> Cache:
+        """The rows of several caches, in order, with room for so many tokens more.
+
+        Args:
+            parts: Of one generator, each with rows that begin at 0.
+            room: Tokens that may still come, >= 0.
+        """
+        length = max(part.length for part in parts)
+        buffers = [part._buffer[..., : part.length, :] for part in parts]
+        layers, two, _, heads, _, width = buffers[0].shape
+        rows = sum(buffer.shape[2] for buffer in buffers)
+        made = cls.__new__(cls)
+        made._buffer = buffers[0].new_zeros(layers, two, rows, heads, length + room, width)
+        row, begins = 0, []
+        for buffer in buffers:
+            count, held = buffer.shape[2], buffer.shape[4]
+            made._buffer[:, :, row : row + count, :, length - held : length] = buffer
+            begins += [length - held] * count
+            row += count
+        made.length = length
+        made.begins = torch.tensor(begins, device=buffers[0].device) if any(begins) else None
+        return made
 
     @property
     def capacity(self) -> int:
@@ -50,3 +81,24 @@ class Cache:
     def select(self, rows: Tensor) -> None:
         """Keeps (or repeats) rows in the order given, int64 [B']."""
         self._buffer = self._buffer[:, :, rows]
+        if self.begins is not None:
+            self.begins = self.begins[rows]
+
+    def positions(self, count: int) -> Tensor | None:
+        """Places of the next tokens in their rows, int64 [B, count]; None: all rows begin at 0."""
+        if self.begins is None:
+            return None
+        ends = torch.arange(self.length, self.length + count, device=self.begins.device)
+        return ends - self.begins[:, None]
+
+    def visible(self, count: int) -> Tensor | None:
+        """What the next tokens see, bool [B, 1, count, length + count]; None: all before them.
+
+        Called before they are put in.
+        """
+        if self.begins is None:
+            return None
+        stop = self.length + count
+        seen = torch.ones(count, stop, dtype=torch.bool, device=self.begins.device)
+        inside = torch.arange(stop, device=self.begins.device) >= self.begins[:, None]
+        return seen.tril(self.length)[None, None] & inside[:, None, None]

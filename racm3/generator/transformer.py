@@ -125,8 +125,7 @@ class Generator(nn.Module):
         """
         if cache is not None and samples is not None:
             raise ValueError("A cache holds one sample a row: give no packed rows with it.")
-        start = cache.length if cache is not None else 0
-        x = self._embed(input_ids, places, next_places, slots, start, samples)
+        x = self._embed(input_ids, places, next_places, slots, cache, samples)
         if self.config.dropout:
             x = functional.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
@@ -148,8 +147,8 @@ class Generator(nn.Module):
         places: Tensor | None,
         next_places: Tensor | None,
         slots: Tensor | None,
-        start: int,
-        samples: Samples | None = None,
+        cache: Cache | None,
+        samples: Samples | None,
     ) -> Tensor:
         x: Tensor = self.tokens(ids) * math.sqrt(self.config.width)
         if self.config.positions == "document":
@@ -158,7 +157,9 @@ class Generator(nn.Module):
             x = x + self.own_places(places) + self.next_places(next_places) + self.slots(slots)
             return x
         if self.config.positions == "sequence":
+            start = cache.length if cache is not None else 0
             stop = start + ids.shape[1] if samples is None else samples.longest
+            positions = None if cache is None else cache.positions(ids.shape[1])
             if stop > self.config.max_length:
                 raise ValueError(
                     f"A sequence of {stop} tokens is longer than max_length "
@@ -166,6 +167,8 @@ class Generator(nn.Module):
                 )
             if samples is not None:
                 x = x + self.sequence_places(samples.offsets)
+            elif positions is not None:
+                x = x + self.sequence_places(positions)
             else:
                 x = x + self.sequence_places.weight[start:stop]
         return x

@@ -1,4 +1,4 @@
-"""Batched decoding with a cache: prompts of equal lengths together, each with its own randomness.
+"""Batched decoding with a cache: prompts of any lengths together, each with its own randomness.
 
 A prompt that stands in a batch more than once (candidates, samples, the null prompt of many) is
 read once, and what the cache holds of it is repeated.
@@ -132,35 +132,45 @@ class Continuation:
 
 
 class _Reader:
-    """One stream of B rows of equal length: cursors and cache. Equal rows are read once."""
+    """One stream of B rows: cursors and cache. Equal prompts are read once."""
 
     def __init__(
         self, model: Generator, layout: Layout, sources: Sequence[Source], capacity: int
     ) -> None:
-        weight = model.tokens.weight
-        self.model = model
-        self.device = weight.device
-        rows = {source: row for row, source in enumerate(dict.fromkeys(sources))}
-        self.cursors = [
+        self.model, self.layout = model, layout
+        self.device = model.tokens.weight.device
+        lengths: dict[int, list[Source]] = {}
+        for source in dict.fromkeys(sources):
+            lengths.setdefault(len(source.ids), []).append(source)
+        read = [self._prompts(some) for some in lengths.values()]
+        self.cursors = [cursor for cursors, _, _ in read for cursor in cursors]
+        self.logits = torch.cat([logits for _, _, logits in read])
+        self.cache = Cache.joined([cache for _, cache, _ in read], room=capacity)
+        ordered = [source for some in lengths.values() for source in some]
+        if ordered != list(sources):
+            rows = {source: row for row, source in enumerate(ordered)}
+            self._repeat([rows[source] for source in sources])
+
+    def _prompts(self, sources: Sequence[Source]) -> tuple[list[PlaceCursor], Cache, Tensor]:
+        """Reads prompts of one length."""
+        cursors = [
             PlaceCursor(
-                layout.places,
-                layout.vocabulary,
+                self.layout.places,
+                self.layout.vocabulary,
                 num_contexts=source.num_contexts,
                 resumes=source.resumes,
             )
-            for source in rows
+            for source in sources
         ]
-        length = len(sources[0].ids)
-        self.cache = Cache(
-            model.config,
-            rows=len(rows),
-            capacity=length + capacity,
+        cache = Cache(
+            self.model.config,
+            rows=len(sources),
+            capacity=len(sources[0].ids),
             device=self.device,
-            dtype=weight.dtype,
+            dtype=self.model.tokens.weight.dtype,
         )
-        self.logits = self.read([source.ids for source in rows])
-        if len(rows) < len(sources):
-            self._repeat([rows[source] for source in sources])
+        logits = self._feed(cursors, cache, [source.ids for source in sources])
+        return cursors, cache, logits
 
     def _repeat(self, rows: list[int]) -> None:
         index = torch.tensor(rows)
@@ -170,14 +180,19 @@ class _Reader:
 
     def read(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Feeds ids [B][t]; returns the logits of what comes next, float32 [B, V] on the CPU."""
-        placed = [cursor.feed(row) for cursor, row in zip(self.cursors, rows, strict=True)]
+        return self._feed(self.cursors, self.cache, rows)
+
+    def _feed(
+        self, cursors: Sequence[PlaceCursor], cache: Cache, rows: Sequence[Sequence[int]]
+    ) -> Tensor:
+        placed = [cursor.feed(row) for cursor, row in zip(cursors, rows, strict=True)]
         own, following, slots = (
             torch.from_numpy(np.stack(parts)).to(self.device) for parts in zip(*placed, strict=True)
         )
         ids = torch.tensor(rows, dtype=torch.int64, device=self.device)
         keep = torch.zeros_like(ids, dtype=torch.bool)
         keep[:, -1] = True
-        logits = self.model(ids, own, following, slots, cache=self.cache, keep=keep)
+        logits = self.model(ids, own, following, slots, cache=cache, keep=keep)
         return logits.float().cpu()  # type: ignore[no-any-return]
 
 
@@ -190,7 +205,7 @@ def decode(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[Continuation]:
-    """Draws every job, in batches of equal prompt lengths.
+    """Draws every job, in batches of prompts of about the same length.
 
     Args:
         model: In evaluation mode.
@@ -212,17 +227,18 @@ def decode(
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[int]]:
-    """Indices of jobs decoded together: equal lengths; equal prompts stay together where they fit.
+    """Indices of jobs decoded together: of one kind; equal prompts stay together where they fit.
 
-    A prompt is then read once for all of its candidates.
+    A prompt is then read once for all of its candidates. Prompts come by length, so that rows of
+    one batch begin at about the same place.
     """
-    groups: dict[tuple[int, int, str], dict[tuple[Source, Source], list[int]]] = {}
+    kinds: dict[str, dict[tuple[Source, Source], list[int]]] = {}
     for index, job in enumerate(jobs):
-        key = (len(job.source.ids), len(job.null.ids), job.grammar.kind)
-        groups.setdefault(key, {}).setdefault((job.source, job.null), []).append(index)
-    for families in groups.values():
+        kinds.setdefault(job.grammar.kind, {}).setdefault((job.source, job.null), []).append(index)
+    for families in kinds.values():
         batch: list[int] = []
-        for family in families.values():
+        by_length = sorted(families, key=lambda pair: (len(pair[0].ids), len(pair[1].ids)))
+        for family in (families[pair] for pair in by_length):
             if batch and len(batch) + len(family) > size:
                 yield batch
                 batch = []

@@ -52,6 +52,38 @@ def test_reading_with_a_cache_equals_reading_at_once(cases):
         assert torch.allclose(torch.cat(parts, 1), reader(*fed), atol=1e-4)
 
 
+@torch.inference_mode()
+def test_rows_of_different_lengths_read_on_as_each_would_alone(cases):
+    """Prompts of any lengths, joined; then several tokens at once or one by one."""
+    models = [model(positions) for positions in ("document", "rope", "sequence")]
+    high = (V.size, PLACES, PLACES, 3)
+    for rng in cases:
+        reader = models[rng.integers(3)]
+        lengths = rng.integers(1, 8, rng.integers(1, 4)).tolist()
+        more = int(rng.integers(1, 5))
+        fed = [[torch.from_numpy(rng.integers(0, h, (1, n + more))) for h in high] for n in lengths]
+        caches = []
+        for row, length in zip(fed, lengths, strict=True):
+            caches.append(Cache(reader.config, rows=1, capacity=length))
+            reader(*(x[:, :length] for x in row), cache=caches[-1])
+        joined = Cache.joined(caches, room=more)
+        assert joined.capacity == max(lengths) + more
+        order = torch.from_numpy(rng.permutation(len(fed)))
+        joined.select(order)
+        edges = [0, more] if rng.random() < 0.5 else list(range(more + 1))
+        parts = []
+        for a, b in pairwise(edges):
+            ends = [
+                torch.cat([row[i][:, n + a : n + b] for row, n in zip(fed, lengths, strict=True)])
+                for i in range(4)
+            ]
+            parts.append(reader(*(x[order] for x in ends), cache=joined))
+        together = torch.cat(parts, 1)
+        for place, row in enumerate(order.tolist()):
+            alone = reader(*fed[row])[0, lengths[row] :]
+            assert torch.allclose(together[place], alone, atol=1e-4)
+
+
 def test_what_was_put_in_comes_out_in_order():
     cache = Cache(CONFIG, rows=3, capacity=7)
     (k1, v1), (k2, v2) = parts(5), parts(2, seed=1)
