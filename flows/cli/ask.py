@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.opening import named_store
 from flows.cli.options import AsJson, StoreOption
-from flows.cli.output import console, print_json, print_table, use_store
+from flows.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
     from pipelines.ask import Answer, Session
 
-__all__ = ["caption", "demonstrate", "edit", "generate", "infill"]
+__all__ = [
+    "Model",
+    "Picture",
+    "Recipe",
+    "caption",
+    "demonstrate",
+    "edit",
+    "generate",
+    "infill",
+    "session_of",
+]
 
 Recipe = Annotated[
     str | None,
@@ -237,21 +248,25 @@ def _settings(
     )
 
 
+def session_of(store: str | None, recipe: str | None, settings: Any) -> Session:
+    """A generator of a store's recipe, or of the only recipe there."""
+    from pipelines.ask import Session, only_namespace
+
+    opened = named_store(store)
+    return Session(opened, recipe or only_namespace(opened), settings)
+
+
 def _ask(
     task: Callable[[Session], Answer],
     settings: Any,
     where: tuple[str | None, str | None, Path, bool],
 ) -> None:
     """Draws, saves, and prints what was saved."""
-    from flows.settings import Settings
-    from pipelines.ask import Session, check_output, only_namespace
-    from pipelines.runtime.store import open_store
+    from pipelines.ask import check_output
 
     store, recipe, output, as_json = where
     check_output(output)
-    use_store(store)
-    opened = open_store(Settings().store)
-    answer = task(Session(opened, recipe or only_namespace(opened), settings))
+    answer = task(session_of(store, recipe, settings))
     record = answer.save(output)
     if as_json:
         print_json(record)

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.ask import Model, Picture, Recipe, session_of
 from flows.cli.options import AsJson, StoreOption
-from flows.cli.output import console, print_json, print_table, use_store
+from flows.cli.output import console, print_json, print_table
 
 __all__ = ["classify"]
 
 
 def classify(
-    image: Annotated[str, typer.Argument(help="Image file, or id of a document.")],
+    image: Picture,
     classes: Annotated[
         list[str],
         typer.Option(
@@ -23,11 +24,8 @@ def classify(
             help="A class: its label and images of it (files or document ids); twice or more.",
         ),
     ],
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Recipe whose models are used; default: the only one in the store."),
-    ] = None,
-    model: Annotated[str, typer.Option(help="Name of the generator in the recipe.")] = "ra",
+    recipe: Recipe = None,
+    model: Model = "ra",
     all_orders: Annotated[
         bool, typer.Option(help="Average over the orders in which the classes are shown.")
     ] = True,
@@ -37,39 +35,34 @@ def classify(
     calibrate: Annotated[
         bool, typer.Option(help="Divide by what the labels have without the image.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="JSON file that is written.")] = Path("classified.json"),
+    output: Annotated[
+        Path, typer.Option("--output", "--out", help="JSON file that is written.")
+    ] = Path("classified.json"),
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell the class of an image from a few images of each class; labels may mean nothing."""
-    import json
-
-    from flows.settings import Settings
-    from pipelines.ask import only_namespace
-    from pipelines.classify import classify_image, read_classes
-    from pipelines.runtime.store import open_store
+    from pipelines.ask import Settings, check_output, read_classes
 
     named = read_classes(classes)
-    use_store(store)
-    opened = open_store(Settings().store)
-    told = classify_image(
-        opened,
-        recipe or only_namespace(opened),
-        image,
-        named,
-        model=model,
+    check_output(output, beside=False)
+    session = session_of(store, recipe, Settings(model=model))
+    told = session.classify(
+        session.read(image),
+        {label: [session.read(one) for one in images] for label, images in named.items()},
         all_orders=all_orders,
         all_labels=all_labels,
         calibrate=calibrate,
     )
-    facts = told.facts()
-    out.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    record = told.save(output)
     if as_json:
-        print_json({"file": str(out)} | facts)
+        print_json(record)
         return
     print_table(
         f"{image}, by {len(told.sets)} of each class",
         ("class", "probability", *(f"set {n + 1}" for n in range(len(told.sets)))),
         [(label, p, *(one[label] for one in told.sets)) for label, p in told.probabilities.items()],
     )
-    console().print(f"{out}: {told.label}, by {model} ({facts['generator'][:12]})", markup=False)
+    console().print(
+        f"{output}: {told.label}, by {model} ({record['generator'][:12]})", markup=False
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.look import open_used_store
+from flows.cli.opening import used_store
 from flows.cli.options import AsJson, StoreOption
 from flows.cli.output import console, print_json, print_table
 
@@ -33,7 +33,7 @@ def compare(
     """Compare the scores of two runs, or of two generators, row by row."""
     from pipelines.comparison import compare_scores, find_side, only_on_one_side
 
-    opened = open_used_store(store)
+    opened = used_store(store)
     sides = find_side(opened, a), find_side(opened, b)
     rows = compare_scores(*sides)
     alone = only_on_one_side(*sides)

@@ -7,17 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli.opening import used_store
 from flows.cli.options import AsJson, StoreOption
-from flows.cli.output import console, print_json, print_table, print_trees, use_store
+from flows.cli.output import console, print_json, print_table, print_trees
 
-__all__ = ["lineage", "open_used_store", "show", "status"]
+__all__ = ["lineage", "show", "status"]
 
 
 def status(store: StoreOption = None, as_json: AsJson = False) -> None:
     """List what the references point at, and all artifacts."""
     from pipelines.runtime.catalog import manifests, read_ref
 
-    opened = open_used_store(store)
+    opened = used_store(store)
     names = sorted({key.rpartition("/")[0].removeprefix("_refs/") for key in opened.list("_refs")})
     refs = {}
     for name in names:
@@ -52,7 +53,7 @@ def show(
     """Show one artifact: what it was made of, what it holds, what was left behind."""
     from pipelines.runtime.catalog import resolve
 
-    manifest = resolve(open_used_store(store), artifact)
+    manifest = resolve(used_store(store), artifact)
     if as_json:
         print_json(asdict(manifest) | {"content_digest": manifest.content_digest})
         return
@@ -78,26 +79,11 @@ def lineage(
     """Trace a generated picture back to its sources, or a URL forward to all that used it."""
     from pipelines.lineage import lineage_of
 
-    nodes = lineage_of(open_used_store(store), name)
+    nodes = lineage_of(used_store(store), name)
     if as_json:
         print_json([node.to_dict() for node in nodes])
     else:
         print_trees(nodes)
-
-
-def open_used_store(store: str | None) -> Any:
-    """The store that a command names, if anything was ever run there."""
-    from flows.settings import Settings
-    from pipelines.errors import UsageError
-    from pipelines.runtime.store import open_store
-
-    use_store(store)
-    opened = open_store(Settings().store)
-    if not opened.list("_runs"):
-        raise UsageError(
-            f"store {opened.uri}: nothing was run here yet; start with: racm3 run smoke"
-        )
-    return opened
 
 
 def _brief(manifest: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from rich.tree import Tree
 
 from pipelines.lineage import Node
 
-__all__ = ["console", "print_json", "print_table", "print_trees", "use_store"]
+__all__ = ["console", "print_json", "print_table", "print_trees"]
 
 _UNCUT = 10_000
 """Columns, where lines go to a file or a program."""
@@ -49,12 +48,6 @@ def print_trees(nodes: Sequence[Node]) -> None:
         tree = Tree(_line(node))
         _grow(tree, node)
         out.print(tree, soft_wrap=True)
-
-
-def use_store(store: str | None) -> None:
-    """Makes `--store` the setting, for this process and what it starts."""
-    if store is not None:
-        os.environ["RACM3_STORE"] = store
 
 
 def _grow(tree: Tree, node: Node) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.opening import named_run, use_store
 from flows.cli.options import AsJson, Changes, File, Name, StoreOption
-from flows.cli.output import console, print_json, use_store
+from flows.cli.output import console, print_json
 
 __all__ = ["deploy"]
 
@@ -27,7 +28,6 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Register the five flows with the server at PREFECT_API_URL and serve them until stopped."""
-    from flows.recipes import load_run, read_changes
     from pipelines.errors import UsageError
 
     if not os.environ.get("PREFECT_API_URL"):
@@ -38,7 +38,7 @@ def deploy(
     use_store(store)
     if store is not None:
         os.environ["RACM3_STORE"] = os.path.abspath(store)  # noqa: PTH100 - served elsewhere
-    config = load_run(name, file=file, changes=[read_changes(text) for text in changes or []])
+    config = named_run(name, file, changes)
     crons = _crons(cron or [])
 
     from prefect import serve

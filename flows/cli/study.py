@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.opening import named_store, use_store
 from flows.cli.options import AsJson, StoreOption
-from flows.cli.output import console, print_json, print_table, use_store
+from flows.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
     from pipelines.study import Study, StudyPlan
@@ -100,23 +101,19 @@ def show_study(asked: Study, as_json: bool, *, flops_per_second: float | None = 
 
 def _plans(asked: Study, flops_per_second: float | None = None) -> Mapping[int, StudyPlan]:
     from flows.settings import Settings
-    from pipelines.runtime.store import open_store
     from pipelines.study import plan_study
 
-    settings = Settings()
-    opened = open_store(settings.store)
+    opened, cache = named_store(), Settings().cache
     return {
-        seed: plan_study(asked, seed, opened, settings.cache, flops_per_second=flops_per_second)
+        seed: plan_study(asked, seed, opened, cache, flops_per_second=flops_per_second)
         for seed in asked.seeds
     }
 
 
 def _keep(asked: Study, page: Path) -> None:
     """Writes the study's numbers beside the page."""
-    from flows.settings import Settings
     from pipelines.results.retriever_cost import retriever_rows
     from pipelines.results.rows import gather, write_rows
-    from pipelines.runtime.store import open_store
     from pipelines.study import MAIN
 
     plans = _plans(asked)
@@ -128,7 +125,7 @@ def _keep(asked: Study, page: Path) -> None:
     beside = {(MAIN, seed): retriever_rows(plan.retriever) for seed, plan in plans.items()}
     folder = page.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = gather(open_store(Settings().store), found, beside)
+    rows = gather(named_store(), found, beside)
     write_rows(rows, folder / f"{asked.name}.parquet")
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flows.cli.opening import named_run, named_store, use_store
 from flows.cli.options import AsJson, Changes, File, Name, StoreOption
-from flows.cli.output import console, print_json, use_store
-from pipelines.config import RunConfig
+from flows.cli.output import console, print_json
 
 __all__ = ["plan", "run"]
 
@@ -38,7 +38,7 @@ def run(
     from flows.session import WATCHER
 
     use_store(store)
-    config = _load(name, file, changes)
+    config = named_run(name, file, changes)
     named = _named(artifact or [], flow)
     started = time.monotonic()
     # what libraries print (Ray does, when a worker dies) stays out of what we print
@@ -78,16 +78,14 @@ def plan(
     from pipelines.fetch.policy import FetchSettings
     from pipelines.plan import plan_of
     from pipelines.runtime.ledger import as_selection
-    from pipelines.runtime.store import open_store
 
     use_store(store)
     if name in STUDIES and file is None and not changes:
         show_study(STUDIES[name](), as_json, flops_per_second=flops_per_second)
         return
-    config = _load(name, file, changes)
-    settings = Settings()
-    opened = open_store(settings.store)
-    sources = known_sources(opened, config, settings.cache)
+    config = named_run(name, file, changes)
+    opened = named_store()
+    sources = known_sources(opened, config, Settings().cache)
     dag = dag_of(config, sources or as_selection([]), FetchSettings())
     planned = plan_of(dag, opened, sources_known=sources is not None)
     expected = estimates(planned, dag, config, opened, flops_per_second=flops_per_second)
@@ -97,12 +95,6 @@ def plan(
         print_json({"store": opened.uri} | plan_as_dict(planned, expected, costs))
     else:
         print_plan(planned, expected, costs)
-
-
-def _load(name: str, file: str | None, changes: list[str] | None) -> RunConfig:
-    from flows.recipes import load_run, read_changes
-
-    return load_run(name, file=file, changes=[read_changes(text) for text in changes or []])
 
 
 def _named(artifact: list[str], flow: str) -> dict[str, str]:
@@ -131,11 +123,9 @@ def _flow(name: str) -> Callable[..., Mapping[str, str]]:
 
 def _result(made: Mapping[str, str], seconds: float, peak: int) -> dict[str, Any]:
     from flows.cli.scores import telling_rows
-    from flows.settings import Settings
     from pipelines.runtime.catalog import find_manifest
-    from pipelines.runtime.store import open_store
 
-    store = open_store(Settings().store)
+    store = named_store()
     artifacts = {label: name for label, name in made.items() if label != "run_id"}
     result: dict[str, Any] = {
         "run_id": made["run_id"],

@@ -1,9 +1,9 @@
-"""What was drawn or written, and the record of what made it."""
+"""What was drawn, written or told, and the record of what made it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from storage_schemas.fingerprint import sha256_bytes
 if TYPE_CHECKING:
     from racm3.sampling.candidates import Chosen
 
-__all__ = ["Answer", "candidate_facts", "check_output"]
+__all__ = ["Answer", "candidate_facts", "check_output", "record_of", "write_record"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,35 +33,47 @@ class Answer:
         """What is written to the output file."""
         return self.png if self.png is not None else f"{self.text}\n".encode()
 
-    def record(self, output: Path) -> dict[str, Any]:
-        """The whole origin of what stands in `output`."""
-        kind = "image/png" if self.png is not None else "text/plain; charset=utf-8"
-        written = {"file": str(output), "sha256": sha256_bytes(self.data), "media_type": kind}
-        return {
-            "file": str(output),
-            **self.facts,
-            "text": self.text,
-            "output": written,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": environment(),
-        }
-
     def save(self, output: Path) -> dict[str, Any]:
         """Writes the answer, and its record beside it as `.json`; returns the record."""
-        record = self.record(output)
+        kind = "image/png" if self.png is not None else "text/plain; charset=utf-8"
+        record = record_of(
+            output,
+            self.facts | {"text": self.text},
+            sha256=sha256_bytes(self.data),
+            media_type=kind,
+        )
         output.write_bytes(self.data)
-        lines = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        output.with_suffix(".json").write_text(lines, encoding="utf-8")
+        write_record(record, output.with_suffix(".json"))
         return record
 
 
-def check_output(output: Path) -> Path:
-    """A path that an answer can be written to, said before anything is drawn.
+def record_of(output: Path, facts: Mapping[str, Any], **written: str) -> dict[str, Any]:
+    """The whole origin of what stands in `output`: facts of the answer, of the file and of here."""
+    return {
+        "file": str(output),
+        **facts,
+        "output": {"file": str(output), **written},
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": environment(),
+    }
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> None:
+    """Writes a record for people to read."""
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_output(output: Path, *, beside: bool = True) -> Path:
+    """A path that an answer can be written to, said before anything is asked.
+
+    Args:
+        output: the path.
+        beside: a record is written beside it, as `.json`.
 
     Raises:
-        UsageError: when its folder is missing, or it ends in `.json` as the record does.
+        UsageError: when its folder is missing, or it takes the name of its record.
     """
-    if output.suffix == ".json":
+    if beside and output.suffix == ".json":
         raise UsageError(f"{output}: the record takes this name; give another one for the result")
     if not output.parent.is_dir() or output.is_dir():
         raise UsageError(f"{output}: is no file in a folder that is there")

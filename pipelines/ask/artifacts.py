@@ -54,7 +54,7 @@ class Artifacts:
     """
 
     def __init__(self, store: Store, namespace: str, *, model: str, memory: str | None) -> None:
-        """Finds and compares manifests; reads no model yet.
+        """Finds the generator; what else is found when it is needed fits to it, or is refused.
 
         Args:
             store: of the artifacts.
@@ -63,18 +63,12 @@ class Artifacts:
             memory: likewise; None: the one that holds most.
 
         Raises:
-            UsageError: when something was never made, or generator and memory do not fit together.
+            UsageError: when the generator was never made.
         """
         self.store, self.namespace, self.reader = store, namespace, Reader(store)
+        self.model, self._memory = model, memory
         self.generator = self._chosen("generator", model)
         self.max_contexts = int(self.generator.config["stream"]["max_k"])
-        self.memory, self.memory_name = None, None
-        if self.max_contexts:
-            self.memory_name = memory or self._largest_memory()
-            self.memory = self._chosen("memory", self.memory_name)
-            check_together(store, self.generator, self.memory, "encoder")
-            self.image_tokens = self.ref("image_tokens")
-            check_together(store, self.generator, self.image_tokens, "image_tokenizer")
 
     # --- manifests ------------------------------------------------------------------------
 
@@ -108,6 +102,35 @@ class Artifacts:
         if not found:
             self.ref("memory.restricted")
         return max(found, key=lambda name: self.ref(name).rows_out).removeprefix("memory.")
+
+    @cached_property
+    def memory_name(self) -> str | None:
+        """Name of the memory; None: the generator reads no contexts."""
+        return (self._memory or self._largest_memory()) if self.max_contexts else None
+
+    @cached_property
+    def memory(self) -> Manifest | None:
+        """None: the generator reads no contexts.
+
+        Raises:
+            UsageError: when it was never made, or made with another encoder than the generator.
+        """
+        if self.memory_name is None:
+            return None
+        found = self._chosen("memory", self.memory_name)
+        check_together(self.store, self.generator, found, "encoder")
+        return found
+
+    @cached_property
+    def image_tokens(self) -> Manifest:
+        """Codes of the recipe's documents.
+
+        Raises:
+            UsageError: when they were made with another image tokenizer than the generator.
+        """
+        found = self.ref("image_tokens")
+        check_together(self.store, self.generator, found, "image_tokenizer")
+        return found
 
     @cached_property
     def text_tokenizer(self) -> Manifest:
@@ -151,15 +174,26 @@ class Artifacts:
             raise FoundWrong(f"embeddings {self.embeddings.artifact_id}: name no encoder")
         return found.name
 
-    def ids(self) -> dict[str, str | None]:
-        """Artifact ids of all that takes part."""
-        held = self.memory.artifact_id if self.memory else None
+    def facts(self, *, memory: bool = False, encoder: bool = False) -> dict[str, Any]:
+        """What is recorded of all that took part in an answer.
+
+        Args:
+            memory: whether it was read, if there is one.
+            encoder: whether it was used although no memory was read.
+        """
+        held = self.memory if memory else None
         return {
+            "model": self.model,
             "generator": self.generator.artifact_id,
-            "text_tokenizer": self.text_tokenizer.artifact_id,
-            "image_tokenizer": self.image_tokenizer.artifact_id,
-            "encoder": self.encoder_name,
-            "memory": held,
+            "memory": self.memory_name if held else None,
+            "recipe": self.namespace,
+            "artifacts": {
+                "generator": self.generator.artifact_id,
+                "text_tokenizer": self.text_tokenizer.artifact_id,
+                "image_tokenizer": self.image_tokenizer.artifact_id,
+                "encoder": self.encoder_name if held or encoder else None,
+                "memory": held.artifact_id if held else None,
+            },
         }
 
     # --- models ---------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def documents_by_id(
         row["document_id"]: row["codes"]
         for row in _matching(
             artifacts,
-            artifacts.ref("image_tokens").tables("image_tokens"),
+            artifacts.image_tokens.tables("image_tokens"),
             ["document_id", "codes"],
             names,
         )

@@ -61,6 +61,7 @@ class Question:
     caption: str | None = None
     """Caption given."""
     contexts: list[FedContext] = field(default_factory=list)
+    reads_memory: bool = False
     given: list[Given] = field(default_factory=list)
     box: Box | None = None
     """In pixels of the picture given."""

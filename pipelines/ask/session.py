@@ -1,14 +1,15 @@
-"""The tasks: generate, caption, infill, edit, demonstrate."""
+"""The tasks: generate, caption, infill, edit, demonstrate, classify."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.ask.answer import Answer, candidate_facts
 from pipelines.ask.artifacts import Artifacts
+from pipelines.ask.classifying import Classified, classify_given
 from pipelines.ask.given import Given, read_given
 from pipelines.ask.question import HOLE, Question, Settings, told
 from pipelines.ask.retrieving import contexts_for, fed
@@ -35,7 +36,8 @@ class Session:
     """A generator and its memory, to be asked.
 
     Raises:
-        UsageError: when something was never made, or does not fit together.
+        UsageError: when something was never made; a task raises it, too, where what it needs does
+            not fit to the generator.
     """
 
     def __init__(self, store: Store, namespace: str, settings: Settings) -> None:
@@ -150,12 +152,19 @@ class Session:
         self._supply(asked, [given, supplied] if self.artifacts.max_contexts > 1 else [supplied])
         return self._draw_image(asked)
 
+    def classify(
+        self, given: Given, classes: Mapping[str, Sequence[Given]], **how: bool
+    ) -> Classified:
+        """Tells the class of a picture: see `pipelines.ask.classifying.classify_given`."""
+        return classify_given(self.artifacts, given, classes, **how)
+
     # --- contexts -------------------------------------------------------------------------
 
     def _retrieve(self, asked: Question, **query: Any) -> None:
         """Fills in what the memory says, and why it is less than was asked for."""
         held, wanted = self.artifacts.memory, self.settings.k
         k = min(wanted, self.artifacts.max_contexts)
+        asked.reads_memory = k > 0
         found = contexts_for(self.artifacts, k=k, **query)
         order, chance = (
             order_of(self.artifacts.generator),
@@ -294,7 +303,8 @@ class Session:
         image = asked.kind == "image"
         sampler: dict[str, Any] = self.settings.sampling(asked.kind).record()
         sampler |= {"candidates": len(candidates)}
-        sampler |= {"rank": self._rank(asked)} if len(candidates) > 1 else {}
+        rank = self._rank(asked) if len(candidates) > 1 else None
+        sampler |= {"rank": rank} if rank else {}
         return Answer(
             png=picture(artifacts.images, document.image) if image else None,
             text=None if image else artifacts.text.decode(list(document.text)),
@@ -303,11 +313,7 @@ class Session:
                 "prompt": asked.caption or None,
                 "cut_text_tokens": asked.cut,
                 "notes": asked.notes,
-                "model": self.settings.model,
-                "generator": artifacts.generator.artifact_id,
-                "memory": artifacts.memory_name,
-                "recipe": artifacts.namespace,
-                "artifacts": artifacts.ids(),
+                **artifacts.facts(memory=asked.reads_memory, encoder=rank == "clip"),
                 "k": self.settings.k,
                 "contexts": [context.facts() for context in asked.contexts],
                 "given": [one.facts() for one in asked.given],

@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipelines.runtime.catalog import move_ref, publish, read_ref
+from pipelines.runtime.store import LocalStore
+from storage_schemas.fingerprint import digest_of
 
 ILL_HOST = Path(__file__).with_name("ill_host.py")
 
@@ -137,3 +142,29 @@ def ill_host() -> Iterator[str]:
     spec.loader.exec_module(module)
     with module.serve() as address:
         yield address
+
+
+@pytest.fixture
+def mixed(lab: Lab, finished: Any, tmp_path: Path) -> LocalStore:
+    """A copy of the store."""
+    shutil.copytree(lab.store, tmp_path / "mixed")
+    return LocalStore(tmp_path / "mixed")
+
+
+@pytest.fixture
+def remade(mixed: LocalStore) -> Callable[[str, str, str], str]:
+    """Gives a reference's artifact another model of some kind among its inputs; returns its id."""
+
+    def make(name: str, kind: str, model: str) -> str:
+        old = read_ref(mixed, "smoke", name)
+        assert old is not None
+        other = digest_of(["other", kind, model])
+        inputs = tuple(
+            replace(one, artifact_id=model, content_digest=other) if one.kind == kind else one
+            for one in old.inputs
+        )
+        made = replace(old, artifact_id=digest_of([old.artifact_id, model]), inputs=inputs)
+        move_ref(mixed, "smoke", name, publish(mixed, made))
+        return made.artifact_id
+
+    return make

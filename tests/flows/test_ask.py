@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ from flows.cli import ask
 from pipelines.ask import Session, Settings
 from pipelines.errors import UsageError
 from pipelines.records import image_array
-from pipelines.runtime.catalog import move_ref, publish, read_ref
+from pipelines.runtime.catalog import read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import LocalStore
-from storage_schemas.fingerprint import digest_of
 from storage_schemas.manifest import Manifest
 
 # the first of them makes the run of this folder
@@ -160,6 +157,7 @@ def test_more_contexts_than_there_are_is_said(
     assert any("reads 2 at most" in note for note in record["notes"])
     none = command("generate", "a red apple", k=0)
     assert (none["contexts"], none["notes"]) == ([], [])
+    assert (record["memory"], none["memory"]) == ("extended", None)
 
 
 def test_a_generator_without_contexts_asks_no_memory(command: Callable[..., Any]) -> None:
@@ -335,6 +333,7 @@ def test_demonstrations_are_read_in_the_order_given(
     records = [command("demonstrate", "a red circle", order) for order in orders]
     ids = [[c["document_id"] for c in record["contexts"]] for record in records]
     assert ids == [[None, other], [other, None]]
+    assert (records[0]["memory"], records[0]["artifacts"]["memory"]) == (None, None)
     assert [one["name"] for one in records[0]["given"]] == [mine.rpartition(":")[0], other]
     for chosen, model, said in (
         ([mine, other, mine], "ra", "between 1 and 2"),
@@ -354,34 +353,10 @@ def test_where_nothing_can_be_written_nothing_is_drawn(command: Callable[..., An
 # --- what does not fit together -------------------------------------------------------------------
 
 
-@pytest.fixture
-def mixed(lab: Any, finished: Any, tmp_path: Path) -> LocalStore:
-    """A copy of the store."""
-    shutil.copytree(lab.store, tmp_path / "mixed")
-    return LocalStore(tmp_path / "mixed")
-
-
-def remade(store: LocalStore, name: str, kind: str, model: str) -> tuple[str, str]:
-    """Gives a reference's artifact another model of some kind among its inputs.
-
-    Returns:
-        Ids of the artifact and of the model.
-    """
-    old = named(store, name)
-    other = digest_of(["other", kind, model])
-    inputs = tuple(
-        replace(one, artifact_id=model, content_digest=other) if one.kind == kind else one
-        for one in old.inputs
-    )
-    made = replace(old, artifact_id=digest_of([old.artifact_id, model]), inputs=inputs)
-    move_ref(store, "smoke", name, publish(store, made))
-    return made.artifact_id, model
-
-
 def test_a_memory_tokenised_otherwise_is_refused_by_both_ids(
-    mixed: LocalStore, command: Callable[..., Any]
+    mixed: LocalStore, remade: Callable[..., str], command: Callable[..., Any]
 ) -> None:
-    made, model = remade(mixed, "image_tokens", "image_tokenizer", "f" * 64)
+    made = remade("image_tokens", "image_tokenizer", model := "f" * 64)
     ours = named(mixed, "generator.ra").artifact_id
     with pytest.raises(UsageError, match=f"generator {ours} .* image_tokens {made} with {model}"):
         command("generate", "a red apple", store=str(mixed.root))
@@ -389,10 +364,10 @@ def test_a_memory_tokenised_otherwise_is_refused_by_both_ids(
 
 
 def test_a_memory_embedded_otherwise_is_refused_by_both_ids(
-    mixed: LocalStore, command: Callable[..., Any]
+    mixed: LocalStore, remade: Callable[..., str], command: Callable[..., Any]
 ) -> None:
-    embeddings, model = remade(mixed, "embeddings", "encoder", "e" * 64)
-    memory, _ = remade(mixed, "memory.extended", "embeddings", embeddings)
+    embeddings = remade("embeddings", "encoder", model := "e" * 64)
+    memory = remade("memory.extended", "embeddings", embeddings)
     ours = named(mixed, "generator.ra").artifact_id
     with pytest.raises(UsageError, match=f"generator {ours} .* memory {memory} with {model}"):
         command("generate", "a red apple", store=str(mixed.root))
