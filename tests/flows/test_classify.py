@@ -24,6 +24,8 @@ from racm3.training.image_tokenizer import images_to_tensor
 from storage_schemas.fingerprint import sha256_bytes
 from storage_schemas.manifest import Manifest
 
+pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.timeout(300)]
+
 
 def named(store: LocalStore, name: str) -> Manifest:
     found = read_ref(store, "smoke", name)
