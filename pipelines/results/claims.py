@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.results.curve import share_of_compute
-from pipelines.results.summary import Cell, Results, Where
+from pipelines.results.summary import Results, Where
+from pipelines.results.tables import SCALE, number
 
 __all__ = ["Claim", "claims"]
 
@@ -60,15 +61,16 @@ def _distance(
     if ours is None or base is None:
         return
     apart, seeds = ours.below(base)
+    scale = SCALE.get(metric, 1.0)
     less = 1 - ours.mean / base.mean if base.mean > 0 else 0.0
     asked = _LEAST_REDUCTION if name == "familiar" and other == VANILLA else 0.0
     bar = "lower, intervals disjoint" + (f", by {asked:.0%} at least" if asked else "")
     yield Claim(
-        title=f"{title} below {who}",
+        title=f"{title}{', times 1000,' if scale > 1 else ''} below {who}",
         where=name,
         bar=bar,
-        measured=f"{_number(ours)} against {_number(base)}: {less:+.0%} less; disjoint on "
-        f"{apart} of {seeds} splits",
+        measured=f"{number(ours, scale)} against {number(base, scale)}: {less:.0%} less; "
+        f"disjoint on {apart} of {seeds} splits",
         holds=apart == seeds and less >= asked and less > 0,
     )
 
@@ -90,8 +92,7 @@ def _captions(results: Results, name: str, group: str, memory: str) -> Iterator[
             title=f"CIDEr above {who}",
             where=name,
             bar=f"gain above 0{about}",
-            measured=f"{gain.mean:+.1f} ({_spread(gain)}); interval above 0 on {apart} of "
-            f"{seeds} splits",
+            measured=f"{number(gain)}; interval above 0 on {apart} of {seeds} splits",
             holds=apart == seeds,
         )
 
@@ -116,8 +117,7 @@ def _perplexities(results: Results, name: str, group: str, memory: str) -> Itera
             title=f"{task.capitalize()} perplexity below vanilla CM3",
             where=name,
             bar="ratio below 1",
-            measured=f"{ratio.mean:.3f} ({_spread(ratio)}); interval below 1 on {apart} of "
-            f"{seeds} splits",
+            measured=f"{number(ratio)}; interval below 1 on {apart} of {seeds} splits",
             holds=apart == seeds,
         )
 
@@ -142,7 +142,7 @@ def _wrong(results: Results, name: str, group: str) -> Iterator[Claim]:
             title=f"Random contexts lose the gain ({task} perplexity)",
             where=name,
             bar="not below vanilla CM3",
-            measured=f"{_number(wrong)} against {_number(base)}",
+            measured=f"{number(wrong)} against {number(base)}",
             holds=worse == len(wrong.ones),
         )
 
@@ -177,16 +177,7 @@ def _few_shot(results: Results) -> Iterator[Claim]:
                 title=f"Few-shot accuracy, k = {k}",
                 where=name,
                 bar=f"above vanilla CM3 and chance; the paper's {target:.2f} [S] as target",
-                measured=f"{_number(ours)} against {_number(base)}; disjoint on {apart} of "
+                measured=f"{number(ours)} against {number(base)}; disjoint on {apart} of "
                 f"{seeds} splits",
                 holds=apart == seeds and ours.mean >= target,
             )
-
-
-def _number(cell: Cell) -> str:
-    return f"{cell.mean:.4g} ({_spread(cell)})"
-
-
-def _spread(cell: Cell) -> str:
-    low, high = cell.spread
-    return f"{low:.4g} to {high:.4g}"

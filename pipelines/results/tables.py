@@ -9,7 +9,17 @@ from pipelines.results.retriever_cost import RETRIEVER
 from pipelines.results.summary import Cell, Results, Where
 from pipelines.study import MAIN, Variant
 
-__all__ = ["ablation_table", "compute_table", "few_shot_table", "main_table", "markdown_table"]
+__all__ = [
+    "SCALE",
+    "ablation_table",
+    "compute_table",
+    "digits",
+    "few_shot_table",
+    "k_table",
+    "main_table",
+    "markdown_table",
+    "number",
+]
 
 _METRICS: tuple[tuple[str, str, str], ...] = (
     ("kid", "image", "KID ↓, times 1000"),
@@ -25,7 +35,8 @@ _METRICS: tuple[tuple[str, str, str], ...] = (
     ("caption_perplexity", "caption", "caption perplexity ↓"),
     ("bits_per_byte", "caption", "bits per byte ↓"),
 )
-_SCALE = {"kid": 1000.0}
+SCALE = {"kid": 1000.0}
+"""What a metric is printed times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +84,7 @@ def main_table(
             for c in columns
         ]
         if any(cells):
-            scale = _SCALE.get(metric, 1.0)
+            scale = SCALE.get(metric, 1.0)
             lines.append([title, *(number(cell, scale) for cell in cells)])
     return markdown_table(["", *(c.title for c in columns)], lines)
 
@@ -132,7 +143,7 @@ def ablation_table(
         if not any(cells):
             continue
         title = variants[name].title if name in variants else f"nothing ({base})"
-        scales = (_SCALE.get(where.metric, 1.0) for where in asked)
+        scales = (SCALE.get(where.metric, 1.0) for where in asked)
         shown = [number(cell, scale) for cell, scale in zip(cells, scales, strict=True)]
         lines.append([title, *shown])
     return markdown_table(["variant", *titles], lines)
@@ -232,13 +243,16 @@ def compute_table(results: Results, variants: Iterable[str]) -> str:
 
 
 def number(cell: Cell | None, scale: float = 1.0) -> str:
-    """The mean, and the range over splits where there are several."""
+    """The mean, and the range over splits; of a single split its 95 % interval."""
     if cell is None:
         return "-"
-    low, high = cell.spread
-    said = f"{_digits(scale * cell.mean)}"
+    said = digits(scale * cell.mean)
+    one = cell.ones[0]
     if len(cell.ones) > 1:
-        said += f" ({_digits(scale * low)} to {_digits(scale * high)})"
+        low, high = (digits(scale * end) for end in cell.spread)
+        return f"{said} ({low} to {high})"
+    if one.low is not None and one.high is not None:
+        return f"{said} [{digits(scale * one.low)}, {digits(scale * one.high)}]"
     return said
 
 
@@ -254,5 +268,6 @@ def _slice(name: str, group: str) -> str:
     return f"{name}, {group}" if group else name
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Three digits that matter."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

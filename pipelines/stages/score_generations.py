@@ -120,8 +120,9 @@ class ScoreGenerations(FitStage[Config]):
         )
         facts = {}
         if config.few_shot.trials:
+            reading = [one for one in contenders if "caption" in one.tasks]
             facts["few_shot_left_out"] = measure_few_shot(
-                board, contenders, work.pool(), work.text, config.few_shot, protocol, work.tick
+                board, reading, work.pool(), work.text, config.few_shot, protocol, work.tick
             )
         work.add_samples(board)
         work.add_recall(board)

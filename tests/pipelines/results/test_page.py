@@ -145,7 +145,7 @@ def test_every_number_of_the_page_is_a_row() -> None:
     assert "0.123 (0.123 to 0.123)" in page.markdown
     assert "0.789 (0.789 to 0.789)" in page.markdown
     assert "Said by people." in page.markdown
-    assert re.search(r"KID below vanilla CM3 .* \| yes \|", page.markdown)
+    assert re.search(r"KID, times 1000, below vanilla CM3 .* \| yes \|", page.markdown)
     assert page == render(rows, study="test", variants=VARIANTS, notes="Said by people.")
 
 
