@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flows.environment import prepare_environment
@@ -15,22 +14,22 @@ __all__ = ["main"]
 _FAILED, _WRONG, _INTERRUPTED = 1, 3, 130
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits with its code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def main() -> NoReturn:
+    """Runs one command and ends the process with its code."""
+    given = sys.argv[1:]
     debug = "--debug" in given
     try:
         prepare_environment()
         _run([one for one in given if one != "--debug"])
-    except SystemExit:
-        raise
+    except SystemExit as left:  # how the parser of the command line ends
+        _leave(left.code if isinstance(left.code, int) else int(left.code is not None))
     except KeyboardInterrupt:
         _fail("interrupted; run again to go on", _INTERRUPTED)
     except BaseException as error:
         if debug:
             raise
         _fail(_sentence(error), _code(error))
-    sys.exit(0)
+    _leave(0)
 
 
 def _run(arguments: list[str]) -> None:
@@ -62,11 +61,19 @@ def _sentence(error: BaseException) -> str:
 def _fail(sentence: str, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"racm3: {sentence}\n")
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once, once what must be ended is ended.
+
+    A thread of a C++ library that is still at work would abort a process that takes its time
+    ("terminate called without an active exception") and put its code in the place of ours.
+    """
+    sys.stdout.flush()
     sys.stderr.flush()
     if code != _INTERRUPTED:  # threads of an interrupted run still wait for a worker
         atexit._run_exitfuncs()  # Prefect's server and Ray are ended here
-    # Then leave at once: a thread of a C++ library that is still at work would abort the process
-    # ("terminate called without an active exception") and put its code in the place of ours.
     os._exit(code)
 
 

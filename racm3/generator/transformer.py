@@ -147,8 +147,8 @@ class Generator(nn.Module):
         places: Tensor | None,
         next_places: Tensor | None,
         slots: Tensor | None,
-        cache: Cache | None,
-        samples: Samples | None,
+        cache: Cache | None = None,
+        samples: Samples | None = None,
     ) -> Tensor:
         x: Tensor = self.tokens(ids) * math.sqrt(self.config.width)
         if self.config.positions == "document":

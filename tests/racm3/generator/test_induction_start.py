@@ -82,7 +82,7 @@ def test_what_stands_to_the_left_and_above_is_found():
     example = Example(example_id="e", document_id="d", main=main, queries=())
     batch = evaluation_batch([example], layout=LAYOUT, task="image", k=0)
     with torch.no_grad():
-        x = model._embed(batch.input_ids, batch.places, batch.next_places, batch.slots, 0)
+        x = model._embed(batch.input_ids, batch.places, batch.next_places, batch.slots)
         after = x + model.blocks[0].attention(model.blocks[0].attention_norm(x), None)
     blocks = induction_blocks(width=128, heads=4, num_slots=3)
     own, base = batch.places[0].tolist(), LAYOUT.places.image_base
@@ -101,7 +101,7 @@ def test_what_stands_to_the_left_and_above_is_found():
 def attended(model, batch, *, layer, head):
     """Which position each position attends to most, [T]."""
     with torch.no_grad():
-        x = model._embed(batch.input_ids, batch.places, batch.next_places, batch.slots, 0)
+        x = model._embed(batch.input_ids, batch.places, batch.next_places, batch.slots)
         for block in model.blocks[:layer]:
             x = block(x, None)
         attention = model.blocks[layer].attention
