@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke bench test test-all test-gpu lint format check lock docs docs-check clean
+.PHONY: help setup demo study smoke bench test test-all test-gpu lint format check lock docs docs-check clean
 
 help: ## Print the targets and what they do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,12 @@ lock: setup ## Compile requirements.lock anew from pyproject.toml and overrides.
 		--generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 -o requirements.lock
 
-docs: setup ## Write docs/schemas.md from the table definitions
+docs: setup ## Write docs/schemas.md from the table definitions, docs/results.md from its numbers
 	$(PY) -m storage_schemas.markdown docs/schemas.md
+	.venv/bin/racm3 study emoji-study --page docs/results.md --page-only
+
+study: setup ## Run emoji-study, or go on with it (hours), and write docs/results.md
+	.venv/bin/racm3 study emoji-study --store $(STORE) --page docs/results.md
 
 docs-check: setup ## Fail when docs/schemas.md is not what `make docs` would write
 	$(PY) -m storage_schemas.markdown docs/schemas.md --check

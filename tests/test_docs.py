@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.recipes import load_run
+from flows.studies import load_study
+from pipelines.results.page import render
+from pipelines.results.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -80,3 +83,18 @@ def test_the_run_file_of_laion_is_valid(tmp_path: Path) -> None:
     assert config.namespace == "mine"
     assert [len(source.paths) for source in config.sources] == [2, 1]
     assert config.generators["ra"].size == "350m"
+
+
+def test_the_page_of_results_is_written_from_its_numbers() -> None:
+    """Whoever has no store can write the page anew; nobody edits it."""
+    study = load_study("emoji-study")
+    page = render(
+        read_rows(ROOT / "docs" / "results" / "emoji-study.parquet"),
+        study=study.name,
+        variants=study.variants,
+        base=study.base,
+        notes=(ROOT / "docs" / "results" / "notes.md").read_text(encoding="utf-8"),
+    )
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page.markdown
+    for name, picture in page.pictures.items():
+        assert (ROOT / "docs" / "results" / name).read_text(encoding="utf-8") == picture

@@ -10,6 +10,7 @@ from pipelines.results.summary import Cell, Results, Where
 from pipelines.study import MAIN, Variant
 
 __all__ = [
+    "RANDOM",
     "SCALE",
     "ablation_table",
     "compute_table",
@@ -35,6 +36,8 @@ _METRICS: tuple[tuple[str, str, str], ...] = (
     ("caption_perplexity", "caption", "caption perplexity ↓"),
     ("bits_per_byte", "caption", "bits per byte ↓"),
 )
+RANDOM = "random"
+"""Name of the memory that answers at random."""
 SCALE = {"kid": 1000.0}
 """What a metric is printed times."""
 
@@ -55,7 +58,7 @@ def columns_of(memory: str) -> tuple[Column, ...]:
         Column(title="causal", model="causal", k=0, memory=""),
         Column(title="vanilla CM3", model="vanilla", k=0, memory=""),
         Column(title="RA-CM3, K = 2", model="ra", k=2, memory=memory),
-        Column(title="RA-CM3, wrong contexts", model="ra", k=2, memory="wrong"),
+        Column(title="RA-CM3, random contexts", model="ra", k=2, memory=RANDOM),
         Column(title="copy the top document", model="copy the top document", k=1, memory=memory),
         Column(title="image tokenizer (floor)", model="image tokenizer", k=0, memory=""),
     )
