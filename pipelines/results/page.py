@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from pipelines.report.model import Curve, Panel
-from pipelines.report.plots import draw
+from pipelines.report.plots import Chart, Tick, draw
 from pipelines.results.claims import claims
 from pipelines.results.curve import Point, compute_curve
 from pipelines.results.rows import Row
@@ -115,17 +116,31 @@ def _pictures(results: Results) -> dict[str, str]:
             points = compute_curve(results, metric, model, documents="familiar", k=k, memory=memory)
             if points:
                 curves.append(_curve(_TITLES[model], points, scale))
-        panel = Panel(title=title, x_label="training GFLOP", y_label=unit, curves=tuple(curves))
+        panel = Panel(
+            title=title,
+            x_label="training GFLOP, contexts counted",
+            y_label=unit,
+            curves=tuple(curves),
+        )
         chart = draw(panel)
         if chart is not None:
-            found[f"{metric}.svg"] = _template("chart.svg.j2").render(chart=chart)
+            ticks = _budgets(chart, curves)
+            made = _template("chart.svg.j2").render(chart=replace(chart, x_ticks=ticks))
+            found[f"{metric}.svg"] = made
     return found
+
+
+def _budgets(chart: Chart, curves: Sequence[Curve]) -> tuple[Tick, ...]:
+    """A tick at each budget of the curve that has most; budgets are told, not their logarithms."""
+    line, curve = max(zip(chart.lines, curves, strict=True), key=lambda pair: len(pair[1].x))
+    places = (float(point.partition(",")[0]) for point in line.points.split())
+    return tuple(Tick(at=at, text=f"{2.0**x:,.0f}") for at, x in zip(places, curve.x, strict=True))
 
 
 def _curve(name: str, points: Sequence[Point], scale: float) -> Curve:
     return Curve(
         name=name,
-        x=tuple(point.flops / 1e9 for point in points),
+        x=tuple(math.log2(point.flops / 1e9) for point in points),
         y=tuple(scale * point.score.mean for point in points),
     )
 

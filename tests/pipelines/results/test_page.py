@@ -169,3 +169,5 @@ def test_the_curve_is_drawn() -> None:
     assert page.pictures["kid.svg"].count("<polyline") == 3
     assert page.pictures["kid.svg"].count("<circle") == 6
     assert "](results/kid.svg)" in page.markdown
+    assert ">1,000</text>" in page.pictures["kid.svg"]
+    assert ">4,000</text>" in page.pictures["kid.svg"]
