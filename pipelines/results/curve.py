@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,9 +11,6 @@ from pipelines.results.summary import Cell, Results, Where
 from pipelines.study import MAIN
 
 __all__ = ["Point", "Share", "compute_curve", "share_of_compute"]
-
-CURVE = "budget-"
-"""Begins the names of the variants that are points of the curve."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +33,18 @@ class Share:
 
 
 def compute_curve(
-    results: Results, metric: str, model: str, *, documents: str, k: int, memory: str
+    results: Results,
+    metric: str,
+    model: str,
+    *,
+    budgets: Iterable[str],
+    documents: str,
+    k: int,
+    memory: str,
 ) -> list[Point]:
-    """Points of one model on an evaluation set, by FLOPs; `main` is one of them."""
+    """Points of one model on an evaluation set, by FLOPs: of `main` and the variants `budgets`."""
     points = []
-    for variant in (v for v in results.variants if v == MAIN or v.startswith(CURVE)):
+    for variant in (MAIN, *budgets):
         flops = results.cell(Where(metric="training_flops", model=model, variant=variant, task=""))
         score = results.cell(
             Where(metric=metric, model=model, variant=variant, set=documents, k=k, memory=memory)
@@ -50,14 +55,24 @@ def compute_curve(
 
 
 def share_of_compute(
-    results: Results, metric: str, *, ours: str, other: str, documents: str = "familiar"
+    results: Results,
+    metric: str,
+    *,
+    ours: str,
+    other: str,
+    budgets: Sequence[str],
+    documents: str = "familiar",
 ) -> Share | None:
     """The least FLOPs at which ours is as good as the other at its largest budget, as a share.
 
     Lower is better. Between two budgets the score is taken to be linear in log FLOPs.
     """
-    mine = compute_curve(results, metric, ours, documents=documents, k=2, memory="restricted")
-    theirs = compute_curve(results, metric, other, documents=documents, k=0, memory="")
+    mine, theirs = (
+        compute_curve(
+            results, metric, model, budgets=budgets, documents=documents, k=k, memory=memory
+        )
+        for model, k, memory in ((ours, 2, "restricted"), (other, 0, ""))
+    )
     if not mine or not theirs:
         return None
     goal, whole = theirs[-1].score.mean, theirs[-1].flops

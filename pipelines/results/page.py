@@ -69,13 +69,14 @@ def render(
     """
     results = Results(rows)
     known = {name: one for name, one in variants.items() if name in results.variants}
+    budgets = [name for name, one in known.items() if one.part == "curve"]
     ablations = {name: one for name, one in known.items() if one.part == "ablation"}
     parts = {
         "claims": markdown_table(
             ["claim", "documents", "bar", "measured", "holds"],
             [
                 [c.title, c.where, c.bar, c.measured, "yes" if c.holds else "**no**"]
-                for c in claims(results)
+                for c in claims(results, budgets=budgets)
             ],
         ),
         "slices": [
@@ -101,19 +102,25 @@ def render(
             [[v, str(seed), f"`{a[:12]}`"] for (v, seed), a in sorted(results.artifacts.items())],
         ),
     }
-    pictures = _pictures(results)
+    pictures = _pictures(results, budgets)
     markdown = _template("results.md.j2").render(
         study=study, seeds=results.seeds, notes=notes.strip(), pictures=sorted(pictures), **parts
     )
     return Page(markdown=markdown.rstrip() + "\n", pictures=pictures)
 
 
-def _pictures(results: Results) -> dict[str, str]:
+def _pictures(results: Results, budgets: Sequence[str]) -> dict[str, str]:
     found = {}
     for metric, title, scale, unit in _PLOTTED:
         curves = []
         for model, k, memory in _CURVES:
-            points = compute_curve(results, metric, model, documents="familiar", k=k, memory=memory)
+            points = compute_curve(
+                *(results, metric, model),
+                budgets=budgets,
+                documents="familiar",
+                k=k,
+                memory=memory,
+            )
             if points:
                 curves.append(_curve(_TITLES[model], points, scale))
         panel = Panel(

@@ -114,6 +114,14 @@ class Results:
         found = {(key[_SET], key[_SET + 1]) for key in self._cells if key[0] == variant}
         return sorted(pair for pair in found if pair[0])
 
+    def reads_contexts(self, variant: str, model: str) -> bool:
+        """Whether a generator's perplexity was measured with contexts that were retrieved."""
+        asked = (variant, "image_perplexity", model)
+        return any(
+            key[: len(asked)] == asked and any(k > 0 for k, _ in under)
+            for key, under in self._cells.items()
+        )
+
     def models(self, variant: str = "main") -> list[str]:
         """Whatever has numbers in a variant."""
         return sorted({key[2] for key in self._cells if key[0] == variant})

@@ -238,7 +238,7 @@ def compute_table(results: Results, variants: Iterable[str]) -> str:
             if flops is None or tokens is None:
                 continue
             steps = round(flops.n / len(flops.ones))
-            cost = beside if model.startswith("ra") else "-"
+            cost = beside if results.reads_contexts(variant, model) else "-"
             read = f"{tokens.mean:.3g}"
             lines.append([variant, model, f"{flops.mean:.3g}", cost, read, f"{steps:,}"])
     titles = ["variant", "generator", "FLOPs", "encoder + embedding + search", "tokens read"]

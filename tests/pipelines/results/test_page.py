@@ -98,14 +98,14 @@ def test_a_number_that_is_two_numbers_is_refused() -> None:
 def test_the_bar_of_kid_on_familiar_documents(
     ours: float, base: float, width: float, holds: bool
 ) -> None:
-    found = claims(Results(distances(ours, base, width=width)))
+    found = claims(Results(distances(ours, base, width=width)), budgets=())
     assert [claim.holds for claim in found] == [holds]
 
 
 def test_one_split_that_overlaps_breaks_the_claim() -> None:
     rows = distances(0.5, 1.0)
     rows[-1]["low"] = 0.55
-    (claim,) = claims(Results(rows))
+    (claim,) = claims(Results(rows), budgets=())
     assert not claim.holds
     assert "2 of 3 splits" in claim.measured
 
@@ -113,7 +113,9 @@ def test_one_split_that_overlaps_breaks_the_claim() -> None:
 def test_the_share_of_compute_is_interpolated_in_log_flops() -> None:
     ours = curve("ra", 2, "restricted", {"budget-half": (1e12, 4.0), "main": (4e12, 2.0)})
     other = curve("causal", 0, "", {"main": (8e12, 3.0)})
-    share = share_of_compute(Results([*ours, *other]), "kid", ours="ra", other="causal")
+    share = share_of_compute(
+        Results([*ours, *other]), "kid", ours="ra", other="causal", budgets=["budget-half"]
+    )
     assert share is not None
     assert share.value is not None
     assert math.isclose(share.value, 2e12 / 8e12)
@@ -122,7 +124,9 @@ def test_the_share_of_compute_is_interpolated_in_log_flops() -> None:
 def test_a_goal_that_no_budget_reaches_is_not_reached() -> None:
     ours = curve("ra", 2, "restricted", {"main": (4e12, 5.0)})
     other = curve("causal", 0, "", {"main": (8e12, 3.0)})
-    share = share_of_compute(Results([*ours, *other]), "kid", ours="ra", other="causal")
+    share = share_of_compute(
+        Results([*ours, *other]), "kid", ours="ra", other="causal", budgets=["budget-half"]
+    )
     assert share is not None
     assert share.value is None
 
@@ -132,6 +136,7 @@ def test_points_of_a_curve_are_those_of_budgets_and_main() -> None:
     found = compute_curve(
         Results(curve("ra", 2, "restricted", points)),
         *("kid", "ra"),
+        budgets=["budget-half"],
         documents="familiar",
         k=2,
         memory="restricted",
@@ -171,3 +176,34 @@ def test_the_curve_is_drawn() -> None:
     assert "](results/kid.svg)" in page.markdown
     assert ">1,000</text>" in page.pictures["kid.svg"]
     assert ">4,000</text>" in page.pictures["kid.svg"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "holds"),
+    [
+        ((0.8, 0.75, 0.85), (0.5, 0.45, 0.55), True),
+        ((0.8, 0.75, 0.85), (0.78, 0.7, 0.8), False),  # vanilla does it, too
+        ((0.6, 0.56, 0.65), (0.5, 0.45, 0.55), False),  # above both, but not the paper's
+        ((0.8, 0.45, 0.9), (0.3, 0.2, 0.4), False),  # above vanilla, perhaps by chance
+    ],
+)
+def test_the_bar_of_few_shot_classification(ours: Any, base: Any, holds: bool) -> None:
+    rows = [
+        row(metric="few_shot_accuracy", task="classify", k=1, memory="demonstrations", model=model)
+        | dict(zip(("value", "low", "high"), numbers, strict=True))
+        for model, numbers in (("ra", ours), ("vanilla", base))
+    ]
+    assert [claim.holds for claim in claims(Results(rows), budgets=())] == [holds]
+
+
+def test_retrieval_is_charged_to_whoever_reads_contexts() -> None:
+    shown = {"metric": "few_shot_accuracy", "task": "classify", "memory": "demonstrations"}
+    results = Results(
+        [
+            row(metric="image_perplexity", model="other"),
+            row(metric="image_perplexity", model="vanilla", k=0, memory=""),
+            row(**shown, model="vanilla", k=1),  # shown demonstrations, but it retrieves nothing
+        ]
+    )
+    assert results.reads_contexts("main", "other")
+    assert not results.reads_contexts("main", "vanilla")
