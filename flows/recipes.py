@@ -17,7 +17,7 @@ from flows.recipes_laion import LAION
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.errors import UsageError
 
-__all__ = ["RECIPES", "load_run", "read_changes"]
+__all__ = ["RECIPES", "load_run", "read_changes", "read_toml"]
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {**EMOJI, **LAION}
 
@@ -79,14 +79,23 @@ def _values(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return deep_merge(_values(str(base), (*seen, name)), own)
 
 
-def _own_values(path: Path) -> dict[str, Any]:
-    """A file's own values; paths of its sources are relative to the file."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        UsageError: there is no such file, or it is not TOML.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: is not TOML ({error})") from error
+
+
+def _own_values(path: Path) -> dict[str, Any]:
+    """A file's own values; paths of its sources are relative to the file."""
+    values = read_toml(path)
     sources = values.get("sources")
     if isinstance(sources, list):
         values["sources"] = [_placed(source, path.parent) for source in sources]

@@ -31,13 +31,24 @@ from pipelines.step import Dag, Step
 from pipelines.success import require_success
 from storage_schemas.manifest import Manifest
 
-__all__ = ["WATCHER", "LazyExecutor", "Session", "fetch_settings", "open_session"]
+__all__ = ["LazyExecutor", "Session", "fetch_settings", "open_session", "watched_by"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-WATCHER: ContextVar[Progress | None] = ContextVar("racm3_watcher", default=None)
+_WATCHER: ContextVar[Progress | None] = ContextVar("racm3_watcher", default=None)
 """Who is told how far the stages are; a flow's parameters are the run and nothing else."""
+
+
+@contextmanager
+def watched_by(progress: Progress) -> Iterator[None]:
+    """Flows that are called inside tell this one how far they are."""
+    token = _WATCHER.set(progress)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
 
 _EARLIER = {
     "ingest": (),
@@ -193,7 +204,7 @@ def open_session(config: RunConfig, *, with_sources: bool) -> Iterator[Session]:
     if config.score.inception is not None:
         require_inception(config.score.inception)  # not after hours of training
     store = open_store(settings.store)
-    progress = WATCHER.get() or SilentProgress()
+    progress = _WATCHER.get() or SilentProgress()
     run = start_run(
         store,
         config.namespace,

@@ -6,14 +6,13 @@ for each variant with `title`, `part` (curve, protocol or ablation) and `changes
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from flows.recipes import load_run
+from flows.recipes import load_run, read_toml
 from pipelines.config import deep_merge
 from pipelines.errors import UsageError
 from pipelines.study import MAIN, Study, Variant
@@ -52,12 +51,7 @@ def _from_file(name: str) -> Study:
         near = get_close_matches(name, STUDIES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"studies are {', '.join(STUDIES)}"
         raise UsageError(f"there is no study {name}; {hint} (or give a .toml file)")
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no such file")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not TOML ({error})") from error
+    values = read_toml(path)
     unknown = sorted(set(values) - {"name", "recipe", "seeds", "variants"})
     missing = sorted({"name", "recipe", "seeds"} - set(values))
     if unknown or missing:

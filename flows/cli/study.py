@@ -46,10 +46,11 @@ def study(
     if dry:
         show_study(asked, as_json)
         return
+    whole = load_study(name)  # the page tells of all that is there, whatever was run just now
     if not page_only:
         _run(asked)
-        _keep(asked, page)
-    written = _write(asked, page)
+        _keep(whole, page)
+    written = _write(whole, page)
     print_json(written) if as_json else console().print(
         f"{written['rows']} score rows of {written['runs']} runs: {page}", soft_wrap=True
     )
@@ -58,17 +59,13 @@ def study(
 def _run(asked: Study) -> None:
     from flows.cli.progress import watcher
     from flows.prefect_server import tie_server
-    from flows.session import WATCHER
+    from flows.session import watched_by
 
     tie_server()
     from flows.study import study as flow
 
-    with redirect_stdout(sys.stderr), watcher() as progress:
-        token = WATCHER.set(progress)
-        try:
-            flow(asked)
-        finally:
-            WATCHER.reset(token)
+    with redirect_stdout(sys.stderr), watcher() as progress, watched_by(progress):
+        flow(asked)
 
 
 def show_study(asked: Study, as_json: bool, *, flops_per_second: float | None = None) -> None:

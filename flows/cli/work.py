@@ -35,19 +35,20 @@ def run(
 ) -> None:
     """Run a recipe or a file; what is there already is reused."""
     from flows.cli.progress import MemoryWatch, watcher
-    from flows.session import WATCHER
+    from flows.session import watched_by
 
     use_store(store)
     config = named_run(name, file, changes)
     named = _named(artifact or [], flow)
     started = time.monotonic()
     # what libraries print (Ray does, when a worker dies) stays out of what we print
-    with redirect_stdout(sys.stderr), MemoryWatch() as memory, watcher() as progress:
-        token = WATCHER.set(progress)
-        try:
-            made = _flow(flow)(config, **({"artifacts": named} if named else {}))
-        finally:
-            WATCHER.reset(token)
+    with (
+        redirect_stdout(sys.stderr),
+        MemoryWatch() as memory,
+        watcher() as progress,
+        watched_by(progress),
+    ):
+        made = _flow(flow)(config, **({"artifacts": named} if named else {}))
     result = _result(made, time.monotonic() - started, memory.peak)
     print_json(result) if as_json else _print(result)
 

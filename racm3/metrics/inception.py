@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import inception as blocks
 
+from racm3.image_tokenizer.checkpoint_file import read_state_dict
+
 INCEPTION_DIM = 2048
 """Features of the last average pooling."""
 _SIDE, _CLASSES = 299, 1008
@@ -101,18 +103,12 @@ class Inception:
 
 
 def load_inception(path: Path, *, device: str = "cpu") -> Inception:
-    """Reads a weights file: a state dict saved by torch, of which only tensors are unpickled.
+    """Reads a weights file: a state dict, of which only tensors are read.
 
     Raises:
         ValueError: The file is no such state dict, or not of this network.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler met
-        raise ValueError(f"{path}: not a state dict of tensors ({type(error).__name__})") from error
-    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
-    if not tensors:
-        raise ValueError(f"{path}: not a state dict of tensors")
+    state = read_state_dict(path)
     try:
         return Inception(state, device=device)
     except ValueError as error:

@@ -167,11 +167,6 @@ def digest_of_ids(rows: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def digest_of_rows(rows: Iterable[Row]) -> str:
-    """`digest_of_ids` of rows."""
-    return digest_of_ids(map(ids_read, rows))
-
-
 def _columns(rows: Sequence[Sequence[Row]], pad_id: int) -> dict[str, Any]:
     """Rows of samples as tensors [B, T]: each sample split into inputs and labels."""
     if not rows:

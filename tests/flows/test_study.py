@@ -118,8 +118,9 @@ def test_a_study_runs_goes_on_and_writes_its_page(
     assert {row["variant"] for row in rows} == {MAIN, "alpha-0"}
     assert "| alpha 0 |" in text
 
-    again = lab.racm3("study", str(file), *told, executor="local")
-    assert "alpha-0/train_generator[ra]: reused" in again.stderr
+    again = lab.racm3("study", str(file), *told, "--variant", "main", executor="local")
+    assert "train_generator[ra]: reused" in again.stderr
+    assert page.read_text(encoding="utf-8") == text  # it tells of what was run before, too
     page.unlink()
     lab.racm3("study", str(file), *told, "--page-only", executor="local")
     assert page.read_text(encoding="utf-8") == text

@@ -79,11 +79,11 @@ def test_other_files_are_refused(state, tmp_path):
     path = tmp_path / "weights.pth"
     head = "fc.weight"
     for content, said in (
-        ({}, "is missing"),
+        ({}, "holds no state dict"),
         ({k: v for k, v in state.items() if k != head}, f"{head} is missing"),
         (state | {"more": torch.zeros(1)}, "more is no weight"),
         (state | {head: torch.zeros(1000, 2048)}, r"shape \[1000, 2048\], not \[1008, 2048\]"),
-        ([1, 2], "not a state dict"),
+        ([1, 2], "holds no state dict"),
     ):
         torch.save(content, path)
         with pytest.raises(ValueError, match=said):
@@ -100,7 +100,7 @@ def test_nothing_but_tensors_is_unpickled(tmp_path, monkeypatch):
     torch.save({"x": Trap()}, tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     (tmp_path / "c.pth").write_bytes(b"no pickle")
-    for name in "abc":
-        with pytest.raises(ValueError, match="not a state dict"):
+    for name, said in (("a", "holds no state dict"), ("b", "cannot be read"), ("c", "cannot be")):
+        with pytest.raises(ValueError, match=said):
             load_inception(tmp_path / f"{name}.pth")
     assert not (tmp_path / "trapped").exists()

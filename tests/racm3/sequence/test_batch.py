@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from racm3.sequence.batch import Batch, Row, digest_of_rows
+from racm3.sequence.batch import Batch, Row, digest_of_ids, ids_read
+
+
+def digest(rows):
+    return digest_of_ids(map(ids_read, rows))
 
 
 def row(length, start=5):
@@ -87,9 +91,10 @@ def test_a_sample_that_does_not_fit_a_row_is_refused_and_never_cut():
 
 def test_digest_sees_ids_and_where_rows_end():
     joined, split = [row(4), row(2, 9)], [row(2), row(4, 7)]
-    assert digest_of_rows(joined) == digest_of_rows([row(4), row(2, 9)])
-    assert digest_of_rows(joined) != digest_of_rows(split)
-    assert digest_of_rows([row(4)]) != digest_of_rows([row(4, 6)])
+
+    assert digest(joined) == digest([row(4), row(2, 9)])
+    assert digest(joined) != digest(split)
+    assert digest([row(4)]) != digest([row(4, 6)])
 
 
 def test_what_is_misread_is_an_input_and_no_label():
@@ -97,7 +102,7 @@ def test_what_is_misread_is_an_input_and_no_label():
     batch = Batch.of_rows([misread], pad_id=0)
     assert batch.input_ids.tolist() == [[5, 9, 7]]
     assert batch.labels.tolist() == [[6, 7, 8]]
-    assert digest_of_rows([misread]) != digest_of_rows([row(4)])
+    assert digest([misread]) != digest([row(4)])
 
 
 def test_no_rows_are_no_batch():
