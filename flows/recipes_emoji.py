@@ -139,11 +139,11 @@ def emoji() -> RunConfig:
 def emoji_study() -> RunConfig:
     """RA-CM3 (arXiv:2211.12561) against vanilla CM3 and a DALL-E-like causal model, at length.
 
-    Cost: about 20 minutes on two cores, a split. Command: `racm3 run emoji-study`; with its
-    variants, on three splits: `racm3 study emoji-study`. The corpus of `emoji` with more documents
-    held out, a retriever that was trained longer, a scorer that tells a blurred picture from a
-    sharp one (that of `emoji` does not), larger generators. Every generator has the same training
-    compute, drawing settings and number of candidates.
+    Cost: 36 minutes on two busy cores, with one variant at a quarter of the compute. Command:
+    `racm3 run emoji-study`; with its variants, on three splits: `racm3 study emoji-study`. The
+    corpus of `emoji` with more documents held out, a retriever that was trained longer, a scorer
+    that tells a blurred picture from a sharp one (that of `emoji` does not), larger generators.
+    Every generator has the same training compute, drawing settings and number of candidates.
     """
     return validated(
         deep_merge(_emoji_like("emoji-study", _STUDY_SIZES).model_dump(), _study_changes()),
