@@ -101,6 +101,9 @@ _STUDY_SPANS = {
 """Captions are asked as often as images, so they are learned as often."""
 
 _STUDY: dict[str, Any] = {
+    "encoder": {
+        "training": {"batch_size": 384, "image_contrast": 1.0, "augment": {"color": 0.4}},
+    },
     "scorer": {
         "training": {
             "shape": {"image_tower": "resnet", "image_width": 24},

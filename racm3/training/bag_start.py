@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["lock_text_tower", "start_bag_tower"]
+__all__ = ["lock_text_tower", "start_bag_tower", "text_vectors"]
 
 RIDGE = 0.02
 """Added to every variance, as a share of the mean variance: rare directions are not blown up."""
@@ -34,9 +34,7 @@ def start_bag_tower(model: Any, ids: Tensor) -> None:
         ids: int64 [N, context_length], the captions that it is whitened on.
     """
     model.positional_embedding.zero_()
-    training = model.training
-    vectors = torch.cat([model.eval().encode_text(part) for part in torch.split(ids, _BATCH)])
-    model.train(training)
+    vectors = text_vectors(model, ids)
     mean = vectors.double().mean(0)
     centred = vectors.double() - mean
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
@@ -45,6 +43,15 @@ def start_bag_tower(model: Any, ids: Tensor) -> None:
     shift = torch.linalg.lstsq(projection.double().T, -mean[:, None]).solution[:, 0]
     model.ln_final.bias.add_(shift.float())
     projection.copy_((projection.double() @ whitening).float())
+
+
+@torch.no_grad()
+def text_vectors(model: Any, ids: Tensor) -> Tensor:
+    """Vectors [N, d] of captions as the text tower is now; their lengths are the tower's."""
+    training = model.training
+    vectors = torch.cat([model.eval().encode_text(part) for part in torch.split(ids, _BATCH)])
+    model.train(training)
+    return vectors
 
 
 def lock_text_tower(model: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """Fits a small CLIP on (caption, image) pairs with open_clip's own loss.
 
 Used where no pretrained CLIP is given (RA-CM3 takes OpenAI's, frozen; arXiv:2211.12561). The
-trainer knows pairs only, not which documents show the same thing.
+trainer knows pairs only, not which documents show the same thing; `image_contrast` takes captions
+for that (`racm3.training.alike`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from torch import Tensor, nn
 from racm3.encoder.augment import AugmentConfig, augment_images, drop_words
 from racm3.encoder.clip import ClipSpec, make_clip, prepare_images
 from racm3.encoder.tokenizer import EncoderTokenizer
-from racm3.training.bag_start import lock_text_tower, start_bag_tower
+from racm3.training.alike import (
+    alike,
+    image_contrast,
+    pick_partners,
+    unmistakable_clip_loss,
+)
+from racm3.training.bag_start import lock_text_tower, start_bag_tower, text_vectors
 from racm3.training.fit import FitConfig, FitResult, LogRow, fit
 
 _LARGEST_SCALE = math.log(100)
@@ -109,10 +116,21 @@ class EncoderTrainingConfig:
     thousands, where a learned one forgets the words that it was not shown."""
     token_lr_scale: float = 1.0
     """Factor on the learning rate of the token embeddings, which do not decay."""
+    image_contrast: float = 0.0
+    """Weight of a second contrast, of images whose captions are alike; half of a batch are then
+    partners of the other half (`racm3.training.alike`). 0: CLIP's loss alone."""
+    alike: float = 0.7
+    """Least cosine of two captions that are alike, by the text tower as it starts."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise ValueError("encoder.batch_size must be at least 2: a pair needs a contrast.")
+        if not (self.image_contrast >= 0 and 0 < self.alike <= 1):
+            raise ValueError("encoder.image_contrast must be at least 0, encoder.alike in (0, 1].")
+        if self.image_contrast and self.batch_size % 2:
+            raise ValueError(
+                f"encoder.batch_size is {self.batch_size}: with image_contrast it must be even."
+            )
         for name in ("token_std", "token_lr_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"encoder.{name} is {getattr(self, name)}: it must be above 0.")
@@ -162,47 +180,70 @@ class EncoderTask:
             torch.manual_seed(config.seed)
             self.bare = make_clip(config.shape.model_cfg(vocab_size=tokenizer.vocab_size))
             self._start_tokens()
+        ids = self._ids(self.captions)
         if config.text_tower == "bag":
-            start_bag_tower(self.bare, self._ids(self.captions))
+            start_bag_tower(self.bare, ids)
             lock_text_tower(self.bare)
+        self._caption = torch.from_numpy(np.unique(self.captions, return_inverse=True)[1])
+        self._partners: list[NDArray[np.int64]] = []
+        if config.image_contrast:
+            self._partners = alike(text_vectors(self.bare, ids), config.alike)
         self.model: nn.Module = self.bare
         self._losses: dict[tuple[int, int], nn.Module] = {}
         self._pair_flops = _pair_flops(self.bare, config.shape)
 
-    def batch(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs of a step: a pure function of (seed, step, rank).
 
-        Each epoch is a new permutation; its last, incomplete batch is left out.
+        Each epoch is a new permutation; its last, incomplete batch is left out. With
+        `image_contrast` the second half are partners of the first, which an epoch goes through.
 
         Returns:
-            Images [B, 3, S, S] in about [-1, 1] and text ids int64 [B, context_length].
+            Images [B, 3, S, S] in about [-1, 1], text ids int64 [B, context_length], and captions
+            int64 [B], equal where captions are.
 
         Raises:
-            ValueError: `batch_size` cannot be dealt evenly to the ranks.
+            ValueError: `batch_size` cannot be dealt evenly to the ranks, or to more than one with
+                `image_contrast`, which compares what one rank has.
         """
         size, seed = self.config.batch_size, self.config.seed
         if size % world_size:
             raise ValueError(f"batch_size {size} is not a multiple of {world_size} workers.")
-        epoch, within = divmod(step, len(self.captions) // size)
-        order = _generator(_SHUFFLE, seed, epoch).permutation(len(self.captions))
-        share = size // world_size
-        start = within * size + rank * share
-        chosen = order[start : start + share]
+        if self._partners and world_size > 1:
+            raise ValueError("encoder.image_contrast needs one worker: give one, or set it to 0.")
         rng = _generator(_NOISE, seed, step, rank)
+        fresh = size // 2 if self._partners else size
+        epoch, within = divmod(step, len(self.captions) // fresh)
+        order = _generator(_SHUFFLE, seed, epoch).permutation(len(self.captions))
+        share = fresh // world_size
+        start = within * fresh + rank * share
+        chosen = order[start : start + share]
+        if self._partners:
+            chosen = np.concatenate([chosen, pick_partners(chosen, self._partners, rng)])
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
         images = augment_images(self.images[chosen], self.config.augment, noise)
         rate = self.config.augment.drop_words
         captions = [drop_words(self.captions[i], rate, rng) for i in chosen]
-        return images, self._ids(captions)
+        return images, self._ids(captions), self._caption[chosen]
 
     def loss(self, step: int, *, rank: int, world_size: int) -> tuple[Tensor, dict[str, float]]:
-        """open_clip's symmetric cross-entropy over all ranks' pairs, and what to log."""
+        """CLIP's symmetric cross-entropy over all ranks' pairs, and what to log.
+
+        With `image_contrast`, that of partners' images beside it.
+        """
         device = next(self.bare.parameters()).device
-        images, ids = self.batch(step, rank=rank, world_size=world_size)
+        images, ids, caption = self.batch(step, rank=rank, world_size=world_size)
         image, text, scale = self.model(images.to(device), ids.to(device))
-        value: Tensor = self._loss(rank, world_size)(image, text, scale)
-        tokens = float((ids != 0).sum())
-        return value, {"loss": value.item(), "scale": scale.item(), "tokens": tokens}
+        logged = {"scale": scale.item(), "tokens": float((ids != 0).sum())}
+        if self._partners:
+            caption = caption.to(device)
+            clip = unmistakable_clip_loss(image, text, scale, caption)
+            between = image_contrast(image, caption)
+            value = clip + self.config.image_contrast * between
+            logged |= {"clip_loss": clip.item(), "image_loss": between.item()}
+        else:
+            value = self._loss(rank, world_size)(image, text, scale)
+        return value, {"loss": value.item()} | logged
 
     def step_flops(self, step: int) -> float:
         """Three times two FLOPs a weight and token or patch it meets; equal at every step."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -103,7 +105,28 @@ def test_a_batch_is_a_function_of_seed_step_and_rank(pairs, tower):
     assert task.step_flops(0) > 0
 
 
+def test_partners_are_drawn_into_the_second_half_and_their_images_learned(pairs):
+    twice = Pairs(captions=[*pairs.captions, *pairs.captions], images=[*pairs.images] * 2)
+    settings = replace(config(), image_contrast=1.0, alike=0.99)
+    task = EncoderTask(twice, settings, EncoderTokenizer.train(twice.captions, vocab_size=300))
+    for step in range(4):
+        images, _, caption = task.batch(step, rank=0, world_size=1)
+        assert caption[:4].tolist() == caption[4:].tolist()  # the same colour, the other document
+        assert torch.equal(task.batch(step, rank=0, world_size=1)[0], images)
+    loss, logged = task.loss(0, rank=0, world_size=1)
+    assert loss.item() == pytest.approx(logged["clip_loss"] + logged["image_loss"], rel=1e-6)
+    with pytest.raises(ValueError, match="needs one worker"):
+        task.batch(0, rank=0, world_size=2)
+    fitted = train_encoder(twice, settings)
+    first, last = (fitted.result.log[i].metrics["image_loss"] for i in (0, -1))
+    assert last < 0.5 * first
+
+
 def test_refusals(pairs):
+    with pytest.raises(ValueError, match="must be even"):
+        EncoderTrainingConfig(batch_size=3, image_contrast=1.0)
+    with pytest.raises(ValueError, match="alike"):
+        EncoderTrainingConfig(alike=0.0)
     with pytest.raises(ValueError, match="fewer than batch_size"):
         train_encoder(pairs, EncoderTrainingConfig())
     with pytest.raises(ValueError, match="one for each"):
