@@ -115,7 +115,7 @@ _STUDY: dict[str, Any] = {
         "ra": {"stream": {"spans": _STUDY_SPANS, "query_follows_task": True}},
         "vanilla": {"stream": {"spans": _STUDY_SPANS}},
     },
-    "generate": {"candidates": {"caption": {"count": 16, "rank": "clip"}}},
+    "generate": {"candidates": {"caption": {"count": 24, "rank": "clip"}}},
 }
 """What the study does differently, besides sizes; reasons and figures: `docs/experiments.md`."""
 

@@ -260,8 +260,18 @@ class _Maker:
             needs["encoder"] = "train_encoder"
         elif config.needs_clip:
             config = config.model_copy(update={"pretrained": self.config.embed.pretrained})
+        vectors = {"embeddings": "embed_documents"} if config.needs_vectors else {}
+
+        def inputs(made: Mapping[str, Manifest]) -> Inputs:
+            asked = {
+                name: Selection.of(made[need], role=["evaluation"])
+                for name, need in vectors.items()
+            }
+            return {**whole(**needs)(made), **asked}
+
         label = f"generate[{model}, {memory}]"
-        return step_of(label, Generate(), config, tuple(needs.values()), whole(**needs), "evaluate")
+        reads = (*needs.values(), *vectors.values())
+        return step_of(label, Generate(), config, reads, inputs, "evaluate")
 
     def _tasks(self, model: str) -> tuple[str, ...]:
         """What a generator is asked; a causal one was never shown how to fill anything in."""

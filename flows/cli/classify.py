@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from flows.cli.options import AsJson, StoreOption
 from flows.cli.output import console, print_json, print_table
 
 __all__ = ["classify"]
+
+
+class Way(StrEnum):
+    """See `pipelines.ask.classifying`."""
+
+    channel = "channel"
+    direct = "direct"
 
 
 def classify(
@@ -26,14 +34,21 @@ def classify(
     ],
     recipe: Recipe = None,
     model: Model = "ra",
+    method: Annotated[
+        Way,
+        typer.Option(
+            help="channel: under which class's examples the image is likelier; direct: which label "
+            "the generator would write under it, as RA-CM3 asks."
+        ),
+    ] = Way.channel,
     all_orders: Annotated[
-        bool, typer.Option(help="Average over the orders in which the classes are shown.")
+        bool, typer.Option(help="Direct: average over the orders in which classes are shown.")
     ] = True,
     all_labels: Annotated[
         bool, typer.Option(help="Average over which label stands for which class.")
     ] = False,
     calibrate: Annotated[
-        bool, typer.Option(help="Divide by what the labels have without the image.")
+        bool, typer.Option(help="Direct: divide by what the labels have without the image.")
     ] = False,
     output: Annotated[
         Path, typer.Option("--output", "--out", help="JSON file that is written.")
@@ -50,6 +65,7 @@ def classify(
     told = session.classify(
         session.read(image),
         {label: [session.read(one) for one in images] for label, images in named.items()},
+        method=method.value,
         all_orders=all_orders,
         all_labels=all_labels,
         calibrate=calibrate,

@@ -31,6 +31,8 @@ _METRICS = (
     "cider_gain_over_copy",
     "few_shot_accuracy",
     "few_shot_gain",
+    "few_shot_channel_accuracy",
+    "few_shot_channel_gain",
 )
 _COLUMNS = ("set", "group", "task", "metric", "model", "memory", "k", "value", "low", "high", "n")
 

@@ -1,18 +1,30 @@
-"""Of which class a picture is, by demonstrations: which label would the generator write?"""
+"""Of which class a picture is, by demonstrations.
+
+`channel`: under which class's demonstration and label is the picture the likelier? `direct`: which
+label would the generator write under it? (RA-CM3 asks so.)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.ask.answer import record_of, write_record
 from pipelines.ask.artifacts import Artifacts
 from pipelines.ask.given import Given
 from pipelines.errors import UsageError
 
-__all__ = ["Classified", "classify_given", "read_classes"]
+if TYPE_CHECKING:
+    from racm3.sampling.classify import Question
+
+__all__ = ["Classified", "Method", "classify_given", "read_classes"]
+
+Method = Literal["channel", "direct"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +80,12 @@ def read_classes(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def classify_given(
-    artifacts: Artifacts, image: Given, classes: Mapping[str, Sequence[Given]], **how: bool
+    artifacts: Artifacts,
+    image: Given,
+    classes: Mapping[str, Sequence[Given]],
+    *,
+    method: Method = "channel",
+    **how: bool,
 ) -> Classified:
     """Asks a generator of which class a picture is; the memory is not read.
 
@@ -76,25 +93,24 @@ def classify_given(
         artifacts: that the generator is among.
         image: that is asked about.
         classes: demonstrations by label, equally many each; the n-th of each class are one set.
-        how: switches of `racm3.sampling.classify.ClassifyConfig`.
+        method: which way it is asked.
+        how: switches of `racm3.sampling.classify.ClassifyConfig`; with `channel` only `all_labels`
+            has a meaning.
 
     Raises:
         UsageError: when a label does not suit the generator.
     """
-    from racm3.sampling.classify import ClassifyConfig, Question, classify, ensemble
+    from racm3.sampling.classify import Question
 
     sets = zip(*classes.values(), strict=True)
     shown = tuple(tuple(one.codes for one in of_set) for of_set in sets)
     question = Question(image=image.codes, demonstrations=shown)
     labels = [tuple(artifacts.text.encode(label)) for label in classes]
-    loaded, config = artifacts.loaded, ClassifyConfig(**how)
     try:
-        (told,) = classify(loaded.model, loaded.layout, [question], labels, config)
+        told, settings = _told(artifacts, question, labels, method, how)
     except ValueError as error:
         raise UsageError(f"classify: {error}") from error
-    by_label = [
-        dict(zip(classes, one.tolist(), strict=True)) for one in (ensemble(told, len(told)), *told)
-    ]
+    by_label = [dict(zip(classes, one.tolist(), strict=True)) for one in told]
     demonstrations = {label: [one.facts() for one in these] for label, these in classes.items()}
     return Classified(
         probabilities=by_label[0],
@@ -104,6 +120,30 @@ def classify_given(
             **artifacts.facts(),
             "given": [image.facts()],
             "demonstrations": demonstrations,
-            "settings": asdict(config),
+            "settings": {"method": method} | settings,
         },
     )
+
+
+def _told(
+    artifacts: Artifacts,
+    question: Question,
+    labels: Sequence[tuple[int, ...]],
+    method: Method,
+    how: Mapping[str, bool],
+) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
+    """Probabilities by all sets together, then by each; and the settings."""
+    from racm3.sampling.channel import image_log_likelihoods, mixture
+    from racm3.sampling.classify import ClassifyConfig, classify, ensemble
+
+    loaded = artifacts.loaded
+    if method == "channel":
+        all_labels = how.get("all_labels", True)
+        (found,) = image_log_likelihoods(
+            loaded.model, loaded.layout, [question], labels, all_labels=all_labels
+        )
+        each = [mixture(one[None], 1) for one in found]
+        return [mixture(found, len(found)), *each], {"all_labels": all_labels}
+    config = ClassifyConfig(**how)
+    (found,) = classify(loaded.model, loaded.layout, [question], labels, config)
+    return [ensemble(found, len(found)), *found], asdict(config)

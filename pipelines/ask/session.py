@@ -153,7 +153,7 @@ class Session:
         return self._draw_image(asked)
 
     def classify(
-        self, given: Given, classes: Mapping[str, Sequence[Given]], **how: bool
+        self, given: Given, classes: Mapping[str, Sequence[Given]], **how: Any
     ) -> Classified:
         """Tells the class of a picture: see `pipelines.ask.classifying.classify_given`."""
         return classify_given(self.artifacts, given, classes, **how)
@@ -282,13 +282,16 @@ class Session:
         contexts = tuple(context.tokens for context in asked.contexts)
         prompt = Prompt(contexts=contexts, **known)
         count, seed = self.settings.candidates, self.settings.seed
-        ranker = None
+        ranker = seen = None
         if count > 1 and self._rank(asked) == "clip":
-            ranker = ClipRanker(self.artifacts.encoder, self.artifacts.images, self.artifacts.text)
+            encoder = self.artifacts.encoder
+            ranker = ClipRanker(encoder, self.artifacts.images, self.artifacts.text)
+            if asked.kind != "image":
+                seen = encoder.encode_images([asked.given[0].pixels]).repeat(count, axis=0)
 
         def score(_: Sequence[int], samples: Sequence[Sampled]) -> list[float]:
             assert ranker is not None
-            return ranker.score(samples)
+            return ranker.score(samples, seen)
 
         (chosen,) = best_of(
             lambda rows, seeds: draw([prompt] * len(rows), seeds),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines.records import image_png
 
 if TYPE_CHECKING:
-    from racm3.encoder.base import MultimodalEncoder
+    from racm3.encoder.base import MultimodalEncoder, Vectors
     from racm3.image_tokenizer.base import ImageTokenizer
     from racm3.sampling.tasks import Sampled
     from racm3.text_tokenizer import TextTokenizer
@@ -33,14 +33,24 @@ class ClipRanker:
         """Takes the encoder, and what brings tokens back to pixels and words."""
         self._encoder, self._images, self._text = encoder, images, text
 
-    def score(self, samples: Sequence[Sampled]) -> list[float]:
-        """Cosines, in [-1, 1], of caption and image of each sample."""
+    def score(self, samples: Sequence[Sampled], seen: Vectors | None = None) -> list[float]:
+        """Cosines, in [-1, 1], of caption and image of each sample.
+
+        Args:
+            samples: Whose captions and images are compared.
+            seen: [n, d] image vectors of the pictures that the samples are captions of; None: the
+                images are drawn, and looked at as their codes paint them.
+        """
         scores: list[float] = []
         for start in range(0, len(samples), _BATCH):
             part = [sample.document for sample in samples[start : start + _BATCH]]
             captions = [self._text.decode(list(one.text)) for one in part]
             texts = self._encoder.encode_text(captions)
-            images = self._encoder.encode_images(painted(self._images, [o.image for o in part]))
+            if seen is None:
+                drawn = painted(self._images, [one.image for one in part])
+                images = self._encoder.encode_images(drawn)
+            else:
+                images = seen[start : start + _BATCH]
             scores += [float(value) for value in np.sum(texts * images, axis=1)]
         return scores
 

@@ -40,6 +40,8 @@ _METRICS: dict[tuple[str, str], tuple[str, bool]] = {
     ("cider", "caption"): ("CIDEr", True),
     ("few_shot_accuracy", "classify"): ("Right of two classes; chance is 0.5", True),
     ("few_shot_gain", "classify"): ("Above the baseline by", True),
+    ("few_shot_channel_accuracy", "classify"): ("Right of two classes, asked by channel", True),
+    ("few_shot_channel_gain", "classify"): ("Above the baseline by, asked by channel", True),
 }
 """Title and whether higher is better; the order is that of the rows."""
 _PAIRED = (

@@ -1,13 +1,16 @@
 """Few-shot classification of evaluation documents by labels that mean nothing.
 
-The same trials for every generator. A row of its own tells of the categories of which no document
-is trained on, where there are two or more.
+Asked in two ways: which label is the likelier under the image (`direct`, as the paper does), and
+under which class's demonstration the image is the likelier (`channel`, `racm3.sampling.channel`).
+The same trials for every generator and both ways. A row of its own tells of the categories of
+which no document is trained on, where there are two or more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +32,27 @@ from racm3.metrics.few_shot import (
 )
 from racm3.text_tokenizer import TextTokenizer
 
-__all__ = ["DEMONSTRATIONS", "NEW", "FewShotConfig", "Pool", "measure_few_shot", "pool_of"]
+__all__ = [
+    "DEMONSTRATIONS",
+    "METRICS",
+    "NEW",
+    "FewShotConfig",
+    "Pool",
+    "measure_few_shot",
+    "pool_of",
+]
 
 TASK = "classify"
 DEMONSTRATIONS = "demonstrations"
 """Stands where a memory's name stands: what is in front was not retrieved."""
 NEW = "new categories"
 """The group of the trials whose two categories were never trained on."""
+Method = Literal["direct", "channel"]
+METRICS: dict[Method, tuple[str, str]] = {
+    "direct": ("few_shot_accuracy", "few_shot_gain"),
+    "channel": ("few_shot_channel_accuracy", "few_shot_channel_gain"),
+}
+"""Names of the accuracy, and of its difference to the baseline's."""
 _PAPER = {1: "RA-CM3 0.78, vanilla CM3 0.53 [S]", 8: "RA-CM3 0.90 [S]"}
 """Of 2.7B parameters, as notes on the paper have it (arXiv:2211.12561)."""
 
@@ -45,6 +62,11 @@ class FewShotConfig(StageConfig):
 
     trials: int = Field(0, ge=0, description="of each evaluation set; 0: not measured")
     ks: tuple[int, ...] = Field((1, 2, 4, 8), description="demonstrations of each class")
+    methods: tuple[Method, ...] = Field(
+        ("direct", "channel"),
+        description="direct: the likelier label under the image; channel: the class under whose "
+        "demonstration and label the image is likelier",
+    )
     labels: tuple[str, str] = Field(("dax", "wug"), description="captions of the two classes")
     all_orders: bool = Field(True, description="average over the orders of the demonstrations")
     all_labels: bool = Field(
@@ -137,11 +159,14 @@ def measure_few_shot(
         if not ks:
             continue
         trials = draw_trials(members, k=ks[-1], count=config.trials, seed=protocol.seed)
-        told = {one.name: _probabilities(one, trials, pool, text, config) for one in contenders}
-        for one in contenders:
-            for k in ks:
-                _add(board, one, told, trials, k, where, config, protocol)
-            tick(f"{one.name}: few-shot classification, {_name(where)}")
+        for method in config.methods:
+            told = {
+                one.name: _told(one, method, trials, ks, pool, text, config) for one in contenders
+            }
+            for one in contenders:
+                for k in ks:
+                    _add(board, one, method, told, trials, k, where, config, protocol)
+                tick(f"{one.name}: few-shot classification ({method}), {_name(where)}")
     return left_out
 
 
@@ -155,17 +180,20 @@ def _slices(pool: Pool) -> Iterable[tuple[Slice, Sequence[Member]]]:
             yield Slice(set=name, group=NEW, index=none), new
 
 
-def _probabilities(
+def _told(
     contender: Contender,
+    method: Method,
     trials: Sequence[Trial],
+    ks: Sequence[int],
     pool: Pool,
     text: TextTokenizer,
     config: FewShotConfig,
-) -> NDArray[np.float64]:
-    """[trials, k, 2]."""
-    from racm3.sampling.classify import ClassifyConfig, Question, classify
+) -> dict[int, NDArray[np.float64]]:
+    """Probabilities of both classes in each trial, [trials, 2], by the number of demonstrations."""
+    from racm3.sampling.channel import image_log_likelihoods, mixture
+    from racm3.sampling.classify import ClassifyConfig, Question, classify, ensemble
 
-    loaded = contender.generator
+    model, layout = contender.generator.model, contender.generator.layout
     questions = [
         Question(
             image=pool.codes[trial.asked],
@@ -176,41 +204,44 @@ def _probabilities(
         for trial in trials
     ]
     labels = [tuple(text.encode(label)) for label in config.labels]
+    if method == "channel":
+        found = image_log_likelihoods(
+            model, layout, questions, labels, all_labels=config.all_labels
+        )
+        return {k: np.stack([mixture(one, k) for one in found]) for k in ks}
     how = ClassifyConfig(
         all_orders=config.all_orders, all_labels=config.all_labels, calibrate=config.calibrate
     )
-    return np.stack(classify(loaded.model, loaded.layout, questions, labels, how))
+    found = classify(model, layout, questions, labels, how)
+    return {k: np.stack([ensemble(one, k) for one in found]) for k in ks}
 
 
 def _add(
     board: Board,
     contender: Contender,
-    told: Mapping[str, NDArray[np.float64]],
+    method: Method,
+    told: Mapping[str, Mapping[int, NDArray[np.float64]]],
     trials: Sequence[Trial],
     k: int,
     where: Slice,
     config: FewShotConfig,
     protocol: Protocol,
 ) -> None:
-    from racm3.sampling.classify import ensemble
-
     truth = [trial.truth for trial in trials]
-    values = {
-        name: trial_accuracy(np.stack([ensemble(one, k) for one in found]), truth)
-        for name, found in told.items()
-    }
+    values = {name: trial_accuracy(found[k], truth) for name, found in told.items()}
     resampling = resample(
         [trial.cluster for trial in trials],
         rng=np.random.default_rng([protocol.seed, 6]),
         resamples=protocol.resamples,
     )
+    accuracy, gain = METRICS[method]
     ours, base = values[contender.name], values.get(protocol.baseline)
-    scores = [
-        few_shot_accuracy(ours, resampling, protocol=_how(trials, config), reference=_PAPER.get(k))
-    ]
+    paper = _PAPER.get(k) if method == "direct" else None
+    how = _how(trials, method, config)
+    scores = [few_shot_accuracy(ours, resampling, protocol=how, name=accuracy, reference=paper)]
     if base is not None and contender.name != protocol.baseline:
-        how = f"few-shot accuracy minus that of {protocol.baseline} in the same trials"
-        scores.append(few_shot_gain(ours, base, resampling, protocol=how))
+        how = f"{accuracy} minus that of {protocol.baseline} in the same trials"
+        scores.append(few_shot_gain(ours, base, resampling, protocol=how, name=gain))
     for score in scores:
         board.add(
             score,
@@ -222,21 +253,34 @@ def _add(
         )
 
 
-def _how(trials: Sequence[Trial], config: FewShotConfig) -> str:
+def _how(trials: Sequence[Trial], method: Method, config: FewShotConfig) -> str:
     categories = {name for trial in trials for name in trial.classes}
     labels = " and ".join(repr(label) for label in config.labels)
+    both_labels = ", each class under both labels" if config.all_labels else ""
     parts = (
         f"two of {len(categories)} categories at a time, labelled {labels}; chance is 0.5",
-        "K pairs of demonstrations, one pair a sequence"
-        + (", both orders" if config.all_orders else ", one order")
-        + (", each class under both labels" if config.all_labels else "")
-        + ", probabilities averaged",
+        _channel(both_labels) if method == "channel" else _direct(both_labels, config),
         "images of one trial show different concepts",
-        *(("label probabilities divided by those without the image",) if config.calibrate else ()),
         "a generator trained without contexts reads the same sequence, the demonstrations in the "
         "slot of the main document; intervals over concepts of the images asked about",
     )
     return "; ".join(parts)
+
+
+def _direct(both_labels: str, config: FewShotConfig) -> str:
+    orders = "both orders" if config.all_orders else "one order"
+    calibrated = ", divided by those without the image" if config.calibrate else ""
+    return (
+        f"K pairs of demonstrations, one pair a sequence, {orders}{both_labels}, probabilities of "
+        f"the labels{calibrated} averaged"
+    )
+
+
+def _channel(both_labels: str) -> str:
+    return (
+        "likelihood of the image's codes after one demonstration and under its label"
+        f"{both_labels}, averaged over K demonstrations of the class"
+    )
 
 
 def _name(where: Slice) -> str:

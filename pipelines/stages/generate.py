@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.errors import UsageError
@@ -25,7 +27,7 @@ from pipelines.models import (
     pin_threads,
     weights_digest,
 )
-from pipelines.records import examples_of, order_of
+from pipelines.records import examples_of, order_of, vector_matrix
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import (
     Inputs,
@@ -107,15 +109,21 @@ class Config(StageConfig):
         """Whether candidates of some task are ranked by the retriever's encoder."""
         return any(self.ranked_by(task) == "clip" for task in self.tasks)
 
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether captions are ranked by how well they fit the picture itself."""
+        return "caption" in self.tasks and self.ranked_by("caption") == "clip"
+
 
 class Generate(ShardStage[Config]):
     """`generations` for the prompts that evaluation examples hold.
 
-    Its input `encoder` is read only where candidates are ranked by a CLIP that was fitted here.
+    Its input `encoder` is read only where candidates are ranked by a CLIP that was fitted here;
+    `embeddings`, of the prompts' pictures, only where captions are ranked by it.
     """
 
     name = "generate"
-    version = 1
+    version = 2
     kind = "generations"
     config_type = Config
     whole_inputs: ClassVar[tuple[str, ...]] = (
@@ -123,6 +131,7 @@ class Generate(ShardStage[Config]):
         "image_tokenizer",
         "text_tokenizer",
         "encoder",
+        "embeddings",
     )
     gpu: ClassVar[bool] = True
 
@@ -167,6 +176,7 @@ class Generate(ShardStage[Config]):
             images=load_image_tokenizer(reader.files(whole["image_tokenizer"])),
             text=load_text_tokenizer(reader.files(whole["text_tokenizer"])),
             encoder=_encoder(config, whole, reader) if config.needs_clip else None,
+            seen=_seen(whole, reader) if config.needs_vectors else {},
         )
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
@@ -195,6 +205,10 @@ def _check(config: Config, inputs: Inputs, reader: Reader) -> None:
             "generate: candidates ranked by clip need the retriever's encoder: give either a "
             "fitted encoder or generate.pretrained"
         )
+    if config.needs_vectors:
+        if "embeddings" not in inputs:
+            raise UsageError("generate: captions ranked by clip need the prompts' embeddings")
+        check_together(store, examples, inputs["embeddings"].manifest, "encoder")
 
 
 def _encoder(config: Config, whole: Inputs, reader: Reader) -> MultimodalEncoder:
@@ -203,6 +217,14 @@ def _encoder(config: Config, whole: Inputs, reader: Reader) -> MultimodalEncoder
     if config.pretrained is not None:
         return load_clip(config.pretrained, device=device())
     return load_encoder(reader.files(whole["encoder"]))
+
+
+def _seen(whole: Inputs, reader: Reader) -> dict[str, NDArray[np.float32]]:
+    """Image vectors of documents, by id."""
+    shards = whole["embeddings"].tables("embeddings")
+    table = reader.tables(shards, ["document_id", "image_vector"])
+    vectors = vector_matrix(table.column("image_vector"))
+    return dict(zip(table.column("document_id").to_pylist(), vectors, strict=True))
 
 
 def _samples(config: Config, task: Task) -> int:
@@ -235,8 +257,9 @@ class _Writer:
         images: ImageTokenizer,
         text: TextTokenizer,
         encoder: MultimodalEncoder | None,
+        seen: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        self.config, self.order = config, order
+        self.config, self.order, self.seen = config, order, seen
         self.artifact_id, self.content = artifact_id, content
         self.generator, self.images, self.text = generator, images, text
         self.ranker = ClipRanker(encoder, images, text) if encoder is not None else None
@@ -262,7 +285,8 @@ class _Writer:
             missing += count * (len(examples) - len(asked))
             every = [item for item in asked for _ in range(count)]
             seeds = [self._seed(e.document_id, task, n) for e, _, _ in asked for n in range(count)]
-            drawn = self._draw(task, [one for _, _, one in every], seeds)
+            looked_at = [example.document_id for example, _, _ in every]
+            drawn = self._draw(task, [one for _, _, one in every], looked_at, seeds)
             for (example, place, one), seed, chosen in zip(every, seeds, drawn, strict=True):
                 rows.append(self._row(task, example, place, one, seed, chosen))
         written = pa.Table.from_pylist(rows, schema=TABLES["generations"].arrow)
@@ -276,15 +300,19 @@ class _Writer:
         shuffle = document_generator(self.config.seed, example.document_id)
         return asked.in_order(context_order(len(asked.contexts), self.order, shuffle))
 
-    def _draw(self, task: Task, asked: Sequence[Asked], seeds: Sequence[int]) -> list[Chosen]:
+    def _draw(
+        self, task: Task, asked: Sequence[Asked], documents: Sequence[str], seeds: Sequence[int]
+    ) -> list[Chosen]:
         """The candidates of each question, and which is kept."""
         from racm3.sampling.candidates import best_of
 
         rank, ranker = self.config.ranked_by(task), self.ranker
 
-        def clip(_: Sequence[int], samples: Sequence[Sampled]) -> list[float]:
+        def clip(rows: Sequence[int], samples: Sequence[Sampled]) -> list[float]:
             assert ranker is not None
-            return ranker.score(samples)
+            if task != "caption":
+                return ranker.score(samples)
+            return ranker.score(samples, np.stack([self.seen[documents[row]] for row in rows]))
 
         return best_of(
             lambda rows, seeds: self._sample(task, [asked[row] for row in rows], seeds),

@@ -160,7 +160,8 @@ class _Work:
     def tick(self, note: str) -> None:
         """One more thing is done."""
         self._ticks += 1
-        few_shot = 2 * len(self._named("generator.")) * bool(self.config.few_shot.trials)
+        asked = self.config.few_shot
+        few_shot = 2 * len(self._named("generator.")) * len(asked.methods) * bool(asked.trials)
         total = 14 * len(self.examples) + len(self._named("generations.")) + few_shot
         self.workspace.report(min(self._ticks, total), total, note)
 

@@ -42,12 +42,12 @@ def induction_blocks(*, width: int, heads: int, num_slots: int) -> InductionBloc
     for name, size in sizes.items():
         slices[name] = slice(start, start + size)
         start += size
-    fits = not head % 8 and place + num_slots < head and start <= width
+    fits = not head % 8 and place + num_slots < head and start < width  # some must stay free
     if heads < _HEADS or not fits:
         raise ValueError(
             f"An induction start needs {_HEADS} heads or more, each of a multiple of 8 channels, "
-            f"and {start} channels in all, not {heads} heads of {head}: take other heads, a larger "
-            "width, or none."
+            f"and more than {start} channels in all, not {heads} heads of {head}: take other "
+            "heads, a larger width, or none."
         )
     return InductionBlocks(**slices, free=slice(start, width))
 

@@ -109,6 +109,7 @@ def few_shot_accuracy(
     resampling: Resampling,
     *,
     protocol: str,
+    name: str = "few_shot_accuracy",
     reference: str | None = None,
 ) -> Score:
     """Mean of `trial_accuracy`, with a bootstrap interval over concepts; chance is 0.5.
@@ -117,11 +118,12 @@ def few_shot_accuracy(
         values: Of each trial, [n].
         resampling: Of the same trials, by the concept of the document that is asked about.
         protocol: How it was measured.
+        name: Of the metric, which differs where the question does.
         reference: See `Score`.
     """
     score = mean_score(
         values.tolist(),
-        name="few_shot_accuracy",
+        name=name,
         unit="fraction",
         higher_is_better=True,
         protocol=protocol,
@@ -136,11 +138,12 @@ def few_shot_gain(
     resampling: Resampling,
     *,
     protocol: str,
+    name: str = "few_shot_gain",
 ) -> Score:
     """Accuracy of one model minus that of another in the same trials; see `few_shot_accuracy`."""
     score = mean_score(
         (ours - base).tolist(),
-        name="few_shot_gain",
+        name=name,
         unit="fraction",
         higher_is_better=True,
         protocol=protocol,

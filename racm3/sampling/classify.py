@@ -8,6 +8,7 @@ only thing that can tell (RA-CM3, arXiv:2211.12561, "animal X" and "animal Y").
 
 One sequence holds one demonstration of each class. Of k demonstrations the k sets are read one by
 one and their probabilities averaged, as in the paper, whose sequence has no room for more either.
+The other way round, which image a label makes likely: `racm3.sampling.channel`.
 
 C labels, k sets of demonstrations.
 """
@@ -30,7 +31,15 @@ from racm3.sequence.batch import Batch, Row
 from racm3.sequence.layout import Layout, lay_out
 from racm3.training.generator import measured_nll
 
-__all__ = ["ClassifyConfig", "Question", "classify", "ensemble"]
+__all__ = [
+    "ClassifyConfig",
+    "Question",
+    "checked",
+    "classify",
+    "ensemble",
+    "measured",
+    "turned",
+]
 
 Codes = tuple[int, ...]
 Label = tuple[int, ...]
@@ -104,11 +113,11 @@ def classify(
         ValueError: A label is empty, too long or there twice; a set has not one image a class, or
             an image not the layout's number of codes.
     """
-    _check(questions, labels, layout)
+    checked(questions, labels, layout)
     starts = range(len(labels)) if config.all_orders else range(1)
     turns = range(len(labels)) if config.all_labels else range(1)
     asked = [
-        (question.image, tuple(zip(_turned(labels, turn), shown, strict=True)), start)
+        (question.image, tuple(zip(turned(labels, turn), shown, strict=True)), start)
         for question in questions
         for shown in question.demonstrations
         for turn in turns
@@ -116,13 +125,13 @@ def classify(
     ]
     total = len(asked) * len(labels) * (1 + config.calibrate)
     rows = (
-        _row(image, _turned(pairs, start), label, layout, hidden=hidden)
+        _row(image, turned(pairs, start), label, layout, hidden=hidden)
         for image, pairs, start in asked
         for label, _ in pairs
         for hidden in ((False, True) if config.calibrate else (False,))
     )
     logs = np.empty(total)
-    for done, nll in _measured(generator, layout, rows, config.batch_size):
+    for done, nll in measured(generator, layout, rows, config.batch_size):
         logs[done - len(nll) : done] = -nll
         if progress is not None:
             progress(done, total)
@@ -150,7 +159,7 @@ def ensemble(probabilities: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     return np.asarray(probabilities[:k].mean(axis=0))
 
 
-def _turned(items: Sequence[T], by: int) -> tuple[T, ...]:
+def turned(items: Sequence[T], by: int) -> tuple[T, ...]:
     """The items from number `by` on, then those before it."""
     return (*items[by:], *items[:by])
 
@@ -188,10 +197,16 @@ def _row(
     )
 
 
-def _measured(
+def measured(
     generator: Generator, layout: Layout, rows: Iterator[Row], batch_size: int
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """(rows read so far, NLL in nats of the rows just read)."""
+    """Reads rows in batches.
+
+    A generator without slots for contexts reads them in its last slot (see `classify`).
+
+    Returns:
+        (Rows read so far, NLL in nats of the rows just read), batch by batch.
+    """
     last_slot = generator.config.num_slots - 1
     done = 0
     while part := list(islice(rows, batch_size)):
@@ -201,7 +216,12 @@ def _measured(
         yield done, measured_nll(generator, batch)[0].numpy()
 
 
-def _check(questions: Sequence[Question], labels: Sequence[Label], layout: Layout) -> None:
+def checked(questions: Sequence[Question], labels: Sequence[Label], layout: Layout) -> None:
+    """Refuses what does not fit together.
+
+    Raises:
+        ValueError: As of `classify`.
+    """
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError("Classification needs two labels or more, all different.")
     for label in labels:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.cli.classify import classify
+from flows.cli.classify import Way, classify
 from pipelines.errors import UsageError
 from pipelines.models import load_generator, load_image_tokenizer, load_text_tokenizer
 from pipelines.records import image_stack
 from pipelines.runtime.catalog import read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import LocalStore
+from racm3.sampling.channel import image_log_likelihoods, mixture
 from racm3.sampling.classify import ClassifyConfig, Question
 from racm3.sampling.classify import classify as answer_of
 from racm3.training.image_tokenizer import images_to_tensor
@@ -80,7 +81,8 @@ def test_the_answer_is_that_of_the_generator_with_its_own_tokenizers(
     how: dict[str, bool],
 ) -> None:
     a, _, c, d = [row["document_id"] for row in documents]
-    record = command(files[0], f"dax={a[:8]},{files[1]}", f"wug={c},{d[:12]}", **how)
+    classes = (f"dax={a[:8]},{files[1]}", f"wug={c},{d[:12]}")
+    record = command(files[0], *classes, method=Way.direct, **how)
     store = LocalStore(lab.store)
     made = {kind: named(store, kind) for kind in ("text_tokenizer", "image_tokenizer")}
     made["generator"] = named(store, "generator.ra")
@@ -111,6 +113,16 @@ def test_the_answer_is_that_of_the_generator_with_its_own_tokenizers(
     assert sum(record["probabilities"].values()) == pytest.approx(1)
     assert record["label"] == max(record["probabilities"], key=record["probabilities"].get)
 
+    asked, labelled = Question(image=codes[0], demonstrations=shown), how.get("all_labels", False)
+    (likely,) = image_log_likelihoods(
+        loaded.model, loaded.layout, [asked], labels, all_labels=labelled
+    )
+    channel = command(files[0], *classes, **how)
+    assert channel["settings"] == {"method": "channel", "all_labels": labelled}
+    assert list(channel["probabilities"].values()) == pytest.approx(mixture(likely, 2), rel=1e-3)
+    for one, alone in zip(channel["sets"], likely, strict=True):
+        assert list(one.values()) == pytest.approx(mixture(alone[None], 1), rel=1e-3)
+
     assert (record["task"], record["recipe"], record["model"]) == ("classify", "smoke", "ra")
     assert record["generator"] == made["generator"].artifact_id
     assert record["artifacts"] == {kind: one.artifact_id for kind, one in made.items()} | {
@@ -125,7 +137,7 @@ def test_the_answer_is_that_of_the_generator_with_its_own_tokenizers(
         for label, these in record["demonstrations"].items()
     }
     assert ids == {"dax": [a, None], "wug": [c, d]}
-    defaults = {"all_orders": True, "all_labels": False, "calibrate": False}
+    defaults = {"method": "direct", "all_orders": True, "all_labels": False, "calibrate": False}
     assert record["settings"].items() >= (defaults | how).items()
     assert record["created_at"]
     assert "torch" in record["versions"]

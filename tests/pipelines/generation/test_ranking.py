@@ -70,6 +70,12 @@ def test_a_score_is_the_cosine_of_caption_and_image_whatever_the_batch(
         vectors = (encoder.encode_text([WORDS[index % 3]]), encoder.encode_images([image]))
         assert scores[index] == pytest.approx(float(np.sum(vectors[0] * vectors[1])), abs=1e-5)
     assert len({round(score, 6) for score in scores}) > 3
+    own = encoder.encode_images(painted(images, [one.document.image for one in samples]))
+    assert ranker.score(samples, own) == pytest.approx(scores, abs=1e-5)
+    seen = encoder.encode_text([WORDS[0]] * len(samples))  # as if the picture were that caption
+    for score, sample in zip(ranker.score(samples, seen), samples, strict=True):
+        is_it = text.decode(list(sample.document.text)) == WORDS[0]
+        assert (score == pytest.approx(1, abs=1e-5)) == is_it
 
 
 def test_a_picture_is_what_its_codes_paint(images: VQGAN) -> None:

@@ -83,7 +83,8 @@ def run(shared, assembled, train, text_tokenizer, image_tokenizer):
             "text_tokenizer": text_tokenizer,
             "image_tokenizer": image_tokenizer,
         }
-        inputs |= {k: options.pop(k) for k in ("encoder", *inputs) if k in options}
+        named = ("encoder", "embeddings", *inputs)
+        inputs |= {k: options.pop(k) for k in named if k in options}
         config = generate.Config(
             **({"model": "ra", "memory": "restricted", "tasks": TASKS, "k": max_k} | options)
         )
@@ -200,6 +201,24 @@ def test_the_best_of_several_is_kept(run, rows, encoder):
 def test_ranking_by_clip_needs_an_encoder(run):
     with pytest.raises(UsageError, match="need the retriever's encoder"):
         run(candidates={"image": {"count": 2}})
+
+
+def test_captions_are_ranked_by_the_picture_itself(shared, run, encoder, embeddings):
+    """The kept caption is the candidate whose cosine with the picture's own vector is largest."""
+    from pipelines.models import load_encoder
+
+    how = {"tasks": ("caption",), "captions": SamplingConfig(temperature=3.0)}
+    ranked = {"caption": {"count": 4, "rank": "clip"}}
+    asked = Selection.of(embeddings, role={"evaluation"})
+    found, made = run(candidates=ranked, encoder=encoder, embeddings=asked, **how)
+    assert {i.name for i in made.inputs} >= {"encoder", "embeddings"}
+    vectors = {row["document_id"]: row["image_vector"] for row in shared.rows(embeddings)}
+    clip = load_encoder(shared.reader.files(Selection.of(encoder)))
+    for row in found:
+        cosine = float(clip.encode_text([row["caption"]])[0] @ np.array(vectors[row["prompt_id"]]))
+        assert max(row["candidate_scores"]) == pytest.approx(cosine, abs=1e-5)
+    with pytest.raises(UsageError, match="need the prompts' embeddings"):
+        run(candidates=ranked, encoder=encoder, **how)
 
 
 def test_a_generator_of_another_tokenizer_is_refused(

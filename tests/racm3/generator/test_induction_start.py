@@ -170,6 +170,7 @@ def test_without_an_induction_start_angles_between_codes_are_kept():
         ({"heads": 32}, "multiple of 8"),
         ({"heads": 2}, "3 heads"),
         ({"width": 96, "heads": 3, "num_slots": 9}, "channels in all"),
+        ({"width": 96, "heads": 3, "num_slots": 3}, "more than 96 channels"),
     ],
 )
 def test_what_it_needs_is_said(changes, said):
