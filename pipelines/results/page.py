@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from pipelines.report.model import Curve, Panel
 from pipelines.report.plots import Chart, Tick, draw
-from pipelines.results.claims import claims
+from pipelines.results.claims import FEW_SHOT, claims
 from pipelines.results.curve import Point, compute_curve
 from pipelines.results.rows import Row
 from pipelines.results.summary import Results
@@ -22,6 +22,7 @@ from pipelines.results.tables import (
     k_table,
     main_table,
     markdown_table,
+    recall_table,
 )
 from pipelines.study import MAIN, Variant
 
@@ -95,7 +96,8 @@ def render(
         ],
         "ablations": ablation_table(results, ablations, base=base),
         "contexts": k_table(results),
-        "few_shot": few_shot_table(results),
+        "recall": recall_table(results),
+        "few_shot": [(how, few_shot_table(results, metric)) for metric, how in FEW_SHOT.items()],
         "compute": compute_table(results, known),
         "artifacts": markdown_table(
             ["variant", "split", "scores"],

@@ -11,6 +11,9 @@ from pipelines.results.rows import Row
 
 __all__ = ["Cell", "One", "Results", "Where"]
 
+Z = 1.96
+"""Standard errors of a 95 % interval."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Where:
@@ -62,6 +65,43 @@ class Cell:
     def n(self) -> int:
         """Of all seeds together."""
         return sum(one.n for one in self.ones)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the mean over seeds; None where a seed has none.
+
+        Half-widths of the seeds' own intervals add up as those of independent numbers do, root of
+        the sum of squares, over their number. They know nothing of how much training differs from
+        seed to seed, so neither half is less than 1.96 standard errors of the mean over seeds.
+        """
+        count, mean = len(self.ones), self.mean
+        if any(one.low is None or one.high is None for one in self.ones):
+            return None
+        ends = [
+            (one.value - float(one.low or 0), float(one.high or 0) - one.value) for one in self.ones
+        ]
+        scatter = 0.0
+        if count > 1:
+            square = math.fsum((one.value - mean) ** 2 for one in self.ones) / (count - 1)
+            scatter = Z * math.sqrt(square / count)
+        below, above = (max(scatter, math.hypot(*half) / count) for half in zip(*ends, strict=True))
+        return mean - below, mean + above
+
+    def surely_below(self, other: Cell) -> bool:
+        """Whether the interval of the mean ends below the other's, and no seed contradicts it."""
+        ours, theirs = self.interval, other.interval
+        if ours is None or theirs is None or not ours[1] < theirs[0]:
+            return False
+        values = {one.seed: one.value for one in other.ones}
+        return all(one.value < values.get(one.seed, math.inf) for one in self.ones)
+
+    def surely(self, value: float, *, above: bool) -> bool:
+        """Whether the interval of the mean and every seed are above (or below) a value."""
+        ends = self.interval
+        if ends is None:
+            return False
+        numbers = [ends[0] if above else ends[1], *(one.value for one in self.ones)]
+        return all(number > value if above else number < value for number in numbers)
 
     def below(self, other: Cell) -> tuple[int, int]:
         """On how many of the common seeds the interval ends below where the other's begins."""

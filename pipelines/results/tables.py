@@ -20,6 +20,7 @@ __all__ = [
     "main_table",
     "markdown_table",
     "number",
+    "recall_table",
 ]
 
 _METRICS: tuple[tuple[str, str, str], ...] = (
@@ -199,27 +200,41 @@ def k_table(results: Results, *, model: str = "ra") -> str:
     return markdown_table(["K", *titles], lines)
 
 
-def few_shot_table(results: Results) -> str:
+def few_shot_table(results: Results, metric: str) -> str:
     """Accuracy of each generator by the number of demonstrations."""
     lines = []
     for name, group in results.slices():
         for model in results.models():
-            cells = [
-                results.cell(
-                    Where(
-                        metric="few_shot_accuracy",
-                        model=model,
-                        task="classify",
-                        set=name,
-                        group=group,
-                        k=k,
-                    )
-                )
-                for k in (1, 2, 4, 8)
-            ]
+            where = Where(metric=metric, model=model, task="classify", set=name, group=group)
+            cells = [results.cell(where, k=k) for k in (1, 2, 4, 8)]
             if any(cells):
                 lines.append([_slice(name, group), model, *(number(cell) for cell in cells)])
     return markdown_table(["documents", "generator", "k = 1", "2", "4", "8"], lines)
+
+
+def recall_table(results: Results) -> str:
+    """How often a document that shows the same thing is among the first that are retrieved."""
+    lines = []
+    for name, group in results.slices():
+        for memory in ("restricted", "extended"):
+            cells = [
+                results.cell(
+                    Where(
+                        metric=f"recall_at_{k}",
+                        model="retriever",
+                        task=task,
+                        set=name,
+                        group=group,
+                        memory=memory,
+                    )
+                )
+                for task in ("image", "caption")
+                for k in (1, 2)
+            ]
+            if any(cell and cell.mean > 0 for cell in cells):
+                lines.append([_slice(name, group), memory, *(number(cell) for cell in cells)])
+    titles = [f"by {query}: first {k}" for query in ("caption", "image") for k in (1, 2)]
+    return markdown_table(["documents", "memory", *titles], lines)
 
 
 def compute_table(results: Results, variants: Iterable[str]) -> str:
@@ -246,16 +261,16 @@ def compute_table(results: Results, variants: Iterable[str]) -> str:
 
 
 def number(cell: Cell | None, scale: float = 1.0) -> str:
-    """The mean, and the range over splits; of a single split its 95 % interval."""
+    """The mean over splits and its 95 % interval, or the range over splits where there is none."""
     if cell is None:
         return "-"
     said = digits(scale * cell.mean)
-    one = cell.ones[0]
+    if cell.interval is not None:
+        low, high = (digits(scale * end) for end in cell.interval)
+        return f"{said} [{low}, {high}]"
     if len(cell.ones) > 1:
         low, high = (digits(scale * end) for end in cell.spread)
         return f"{said} ({low} to {high})"
-    if one.low is not None and one.high is not None:
-        return f"{said} [{digits(scale * one.low)}, {digits(scale * one.high)}]"
     return said
 
 
