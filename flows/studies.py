@@ -99,7 +99,7 @@ def emoji_study() -> Study:
 
     Cost: hours on two cores; `racm3 study emoji-study --plan` says what is there. The curve has an
     eighth, a quarter and half of the compute. Ablations are trained for half of the compute, on
-    two of the splits, and stand beside RA-CM3 at half.
+    one of the splits, and stand beside RA-CM3 at half, asked as they are.
     """
     recipe = load_run("emoji-study").model_dump()
     return Study(
@@ -125,7 +125,7 @@ def emoji_study() -> Study:
             ),
             **_ablations(recipe),
         },
-        base="budget-half",
+        base="ablation-base",
     )
 
 
@@ -135,7 +135,18 @@ _BRIEF = {
     "score": {"few_shot": {"trials": 0}},
     "memories": {"random": False},
 }
-"""What variants are measured on: enough for a curve and a table."""
+"""What points of the curve and protocols are measured on."""
+_BRIEFER = deep_merge(
+    _BRIEF,
+    {
+        "generate": {
+            "prompts_per_group": 200,
+            "images_per_prompt": 2,
+            "candidates": {"caption": {"count": 8}},
+        }
+    },
+)
+"""What ablations are measured on; so their base is (`ablation-base`)."""
 
 
 def _budget(recipe: dict[str, Any], name: str, share: float) -> Variant:
@@ -181,6 +192,7 @@ def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
     half = _of_budget(recipe["generators"]["ra"], 1 / 2)
     diversity = {"near_copy": 0.9, "compare": "image", "near_copy_of": "context"}
     lines: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+        "ablation-base": ("nothing", {}, {}),
         "image-only": (
             "contexts lose their captions",
             {},
@@ -211,15 +223,15 @@ def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
         "no-noise": ("codes are read as they are", {"stream": {"image_noise": 0.0}}, {}),
     }
     found = {
-        name: _ablation(title, deep_merge(half, generator), deep_merge(_BRIEF, rest))
+        name: _ablation(title, deep_merge(half, generator), deep_merge(_BRIEFER, rest))
         for name, (title, generator, rest) in lines.items()
     }
     found |= {name: replace(found[name], k=k) for name, k in (("k-1", 1), ("k-4", 4))}
     for name, share in (("eighth", 1 / 8), ("half", 1 / 2)):
-        rest = deep_merge(_BRIEF, {"memories": {name: {"roles": ["train"], "share": share}}})
+        rest = deep_merge(_BRIEFER, {"memories": {name: {"roles": ["train"], "share": share}}})
         one = _ablation(f"{name} of the memory, training as it is", half, rest)
         found[f"memory-{name}"] = replace(one, memory=name)
-    return {name: replace(one, splits=2) for name, one in found.items()}
+    return {name: replace(one, splits=1) for name, one in found.items()}
 
 
 def _ablation(title: str, generator: dict[str, Any], rest: dict[str, Any] | None = None) -> Variant:

@@ -139,7 +139,7 @@ def ablation_table(
         for seed in results.seeds
         if all((name, seed) in results.artifacts for name in (base, *variants))
     }
-    for name in (base, *variants):
+    for name in dict.fromkeys((base, *variants)):
         cells = [
             only(results.cell(_read_at(where, variants.get(name)), variant=name), common)
             for where in asked

@@ -193,6 +193,15 @@ def test_variants_without_rows_are_left_out() -> None:
     assert "| 1500 |" in line  # KID is printed times 1000
 
 
+def test_the_base_of_ablations_may_be_one_of_them_and_stands_first() -> None:
+    variants = VARIANTS | {"plain": Variant(title="nothing", part="ablation", changes={})}
+    rows = [row(variant=name, value=0.002) for name in ("alpha-0", "plain")]
+    page = render(rows, study="test", variants=variants, base="plain", notes="")
+    table = page.markdown.partition("## Ablations")[2].partition("##")[0]
+    lines = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert lines[1:] == ["---", "nothing", "alpha 0"]
+
+
 def test_the_curve_is_drawn() -> None:
     models = (("ra", 2, "restricted"), ("vanilla", 0, ""), ("causal", 0, ""))
     rows = list(
