@@ -77,6 +77,10 @@ _DRAWING = {"temperature": 1.0, "top_p": 0.9, "guidance": 2.0, "null_lacks": "bo
 """How all models draw; for one without contexts the null prompt just lacks the caption."""
 
 
+_EDITING = _DRAWING | {"guidance": 4.0, "null_lacks": "contexts"}
+"""An edit follows the document supplied rather than what stands around the box."""
+
+
 _STUDY_SIZES: dict[str, Any] = _EMOJI_SIZES | {
     "corpus": {"familiar": 600, "unseen_categories": 6},
     "encoder_steps": 1000,
@@ -197,6 +201,7 @@ def _emoji_like(namespace: str, sizes: Mapping[str, Any]) -> RunConfig:
             "prompts_per_group": sizes["prompts_per_group"],
             "images_per_prompt": sizes["images_per_prompt"],
             "images": _DRAWING,
+            "edits": _EDITING,
         },
         "score": {
             "resamples": sizes["resamples"],

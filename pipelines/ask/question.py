@@ -34,20 +34,22 @@ class Settings:
     temperature: float | None = None
     """None: 1 for images, .85 for texts; of images .9 of the mass is kept."""
     guidance: float | None = None
-    """None: 2 for images, by a null prompt that lacks caption and contexts; 1 (off) for texts."""
+    """None: 2 for images, by a null prompt that lacks caption and contexts; 4 for edits, by one
+    that lacks the document supplied; 1 (off) for texts."""
     candidates: int = 1
     """Samples drawn; the best is kept."""
     rank: Rank | None = None
     """None: CLIP (the retriever's) for images, own likelihood for texts."""
 
-    def sampling(self, kind: Kind) -> SamplingConfig:
+    def sampling(self, kind: Kind, *, edit: bool = False) -> SamplingConfig:
         """The sampler of one kind of output."""
         image = kind == "image"
+        scale = (4.0 if edit else 2.0) if image else 1.0
         return SamplingConfig(
             temperature=(1.0 if image else 0.85) if self.temperature is None else self.temperature,
-            guidance=(2.0 if image else 1.0) if self.guidance is None else self.guidance,
+            guidance=scale if self.guidance is None else self.guidance,
             top_p=0.9 if image else 1.0,
-            null_lacks="both",
+            null_lacks="contexts" if edit else "both",
         )
 
 

@@ -23,6 +23,7 @@ from racm3.sequence.order import context_order
 
 if TYPE_CHECKING:
     from racm3.sampling.candidates import Chosen
+    from racm3.sampling.decode import SamplingConfig
     from racm3.sampling.tasks import Prompt, Sampled
 
 __all__ = ["Session"]
@@ -239,11 +240,15 @@ class Session:
         )
         return self._answer(asked, chosen, candidates)
 
+    def _sampling(self, asked: Question) -> SamplingConfig:
+        edit = asked.task == "edit" and asked.box is not None
+        return self.settings.sampling(asked.kind, edit=edit)
+
     def _draw_box(self, asked: Question) -> Answer:
         from racm3.sampling.tasks import infill_images
 
         assert asked.canvas_box is not None
-        images, how = self.artifacts.images, self.settings.sampling("image")
+        images, how = self.artifacts.images, self._sampling(asked)
         side = images.image_size
         hole = asked.canvas_box.codes(size=(side, side), grid=images.grid)
         loaded = self.artifacts.loaded
@@ -304,7 +309,7 @@ class Session:
     def _answer(self, asked: Question, chosen: Chosen, candidates: list[dict[str, Any]]) -> Answer:
         document, artifacts = chosen.best.document, self.artifacts
         image = asked.kind == "image"
-        sampler: dict[str, Any] = self.settings.sampling(asked.kind).record()
+        sampler: dict[str, Any] = self._sampling(asked).record()
         sampler |= {"candidates": len(candidates)}
         rank = self._rank(asked) if len(candidates) > 1 else None
         sampler |= {"rank": rank} if rank else {}

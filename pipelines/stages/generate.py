@@ -79,6 +79,11 @@ class Config(StageConfig):
     tasks: tuple[Task, ...] = ("image", "caption")
     images: SamplingConfig = Field(default_factory=SamplingConfig)
     captions: SamplingConfig = Field(default_factory=SamplingConfig)
+    edits: SamplingConfig | None = Field(
+        None,
+        description="of edits, which guidance by contexts lets follow what is supplied; none: "
+        "as images",
+    )
     images_per_prompt: int = Field(
         1, ge=1, description="images drawn of each caption; token accuracy is their mean"
     )
@@ -337,7 +342,10 @@ class _Writer:
         return sample_images(model, layout, prompts, settings, seeds=seeds)
 
     def _settings(self, task: Task) -> SamplingConfig:
-        return self.config.captions if task == "caption" else self.config.images
+        if task == "caption":
+            return self.config.captions
+        edits = self.config.edits if task == "edit" else None
+        return edits or self.config.images
 
     def _seed(self, document_id: str, task: Task, sample: int) -> int:
         """The same for every model, so that only the model differs."""

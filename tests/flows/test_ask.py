@@ -313,6 +313,7 @@ def test_an_edit_reads_what_was_supplied(
 ) -> None:
     mine, other = picture(), documents[1]
     record = command("edit", mine, other["document_id"], None, "16,16,48,48")
+    assert (record["sampler"]["guidance"], record["sampler"]["null_lacks"]) == (4.0, "contexts")
     assert [c["document_id"] for c in record["contexts"]] == [other["document_id"]]
     assert record["prompt"] == other["caption"]
     assert record["contexts"][0]["score"] is None

@@ -135,6 +135,18 @@ def test_an_edit_reads_a_document_of_another_caption_and_asks_for_it(shared, doc
         assert row["box"] == [SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4]
 
 
+def test_edits_may_have_a_sampler_of_their_own(run, rows):
+    how = SamplingConfig(temperature=1.0, guidance=4.0, null_lacks="contexts")
+    found = run(tasks=("image", "edit"), edits=how)[0]
+    for row in found:
+        before, sampler = rows[row["task"]][row["prompt_id"]], json.loads(row["sampler"])
+        if row["task"] == "image":
+            assert row == before
+        else:
+            assert (sampler["guidance"], sampler["null_lacks"]) == (4.0, "contexts")
+            assert row["generation_id"] != before["generation_id"]
+
+
 def test_an_example_that_found_only_its_own_caption_has_no_edit(shared, examples):
     row = next(iter(examples.values()))
     own = row | {"candidate_text": [row["text_tokens"]] * len(row["candidate_ids"])}
