@@ -124,6 +124,7 @@ def emoji_study() -> Study:
                 ),
             ),
             **_ablations(recipe),
+            "tasks": _TASKS,
         },
         base="ablation-base",
     )
@@ -147,6 +148,23 @@ _BRIEFER = deep_merge(
     },
 )
 """What ablations are measured on; so their base is (`ablation-base`)."""
+
+
+_TASKS = Variant(
+    title="every task, to be looked at",
+    part="sheets",
+    splits=1,
+    changes={
+        "generate": {
+            "tasks": ["image", "caption", "infill", "edit", "demonstrate"],
+            "prompts_per_group": 24,
+            "images_per_prompt": 1,
+        },
+        "score": {"few_shot": {"trials": 0}, "resamples": 100},
+        "memories": {"random": False},
+        "generators": {"ra": {}, "vanilla": {}},
+    },
+)
 
 
 def _budget(recipe: dict[str, Any], name: str, share: float) -> Variant:

@@ -37,9 +37,10 @@ from pipelines.step import Dag, Inputs, Step, step_of
 from storage_schemas.fingerprint import digest_of
 from storage_schemas.manifest import Manifest
 
-__all__ = ["dag_of"]
+__all__ = ["NO_MEMORY", "dag_of"]
 
 NO_MEMORY = "none"
+"""Stands where a memory's name stands, in the label of a generator that reads none."""
 
 
 def dag_of(config: RunConfig, sources: Selection, fetch: FetchSettings, *, run_id: str = "") -> Dag:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pipelines.config import RunConfig, deep_merge, validated
 from pipelines.corpus import known_sources
 from pipelines.cost import Estimate, Past
-from pipelines.dag import dag_of
+from pipelines.dag import NO_MEMORY, dag_of
 from pipelines.errors import UsageError
 from pipelines.fetch.policy import FetchSettings
 from pipelines.plan import PlannedStep, plan_of
@@ -42,9 +42,9 @@ class Variant:
 
     title: str
     """What is different, in a few words."""
-    part: Literal["curve", "protocol", "ablation"]
+    part: Literal["curve", "protocol", "ablation", "sheets"]
     """What it is for: a point of the compute curve, another protocol of fairness, a line of the
-    ablation table."""
+    ablation table, sheets of what is drawn."""
     changes: Mapping[str, Any]
     """Laid over the recipe. `generators`, when given, names all that the variant trains: the
     recipe's others are left out."""
@@ -193,6 +193,9 @@ class StudyPlan:
     """The `scores` artifact of each variant that has been measured."""
     retriever: Mapping[str, Manifest]
     """What main's contexts for training were found with, by stage, as far as it is there."""
+    sheets: Mapping[str, Mapping[str, Manifest]]
+    """Of each variant that is for sheets and has been drawn: `documents`, and `generations` by
+    model, those of the memory for training where there are several."""
 
 
 def plan_study(
@@ -227,12 +230,31 @@ def plan_study(
         "retrieve_contexts": "retrieve_contexts[train]",
     }
     used = {stage: artifact(label) for stage, label in asked.items()}
+    drawn = {
+        name: {what: artifact(split.labels[name][own]) for what, own in _drawn(run).items()}
+        for name, run in runs.items()
+        if name != MAIN and study.variants[name].part == "sheets"
+    }
     return StudyPlan(
         steps=steps,
         expected=_expected(steps, split, runs, store, flops_per_second),
         scores={name: one for name, one in measured.items() if one is not None},
         retriever={stage: one for stage, one in used.items() if one is not None},
+        sheets={
+            name: {what: one for what, one in parts.items() if one is not None}
+            for name, parts in drawn.items()
+            if all(parts.values())
+        },
     )
+
+
+def _drawn(run: RunConfig) -> dict[str, str]:
+    """Labels of what sheets are drawn of, in the run's own DAG."""
+    models = {
+        name: f"generate[{name}, {run.training_memory if one.stream.max_k else NO_MEMORY}]"
+        for name, one in run.generators.items()
+    }
+    return {"documents": "curate_documents"} | models
 
 
 def _expected(

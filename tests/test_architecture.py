@@ -172,7 +172,7 @@ CONFIGS = configs()
 
 def test_configs_are_found() -> None:
     for stage in STAGES:
-        assert f"pipelines.stages.{stage}.Config" in CONFIGS
+        assert importlib.import_module(f"pipelines.stages.{stage}").Config in CONFIGS.values()
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

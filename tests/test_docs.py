@@ -10,7 +10,7 @@ import pytest
 
 from flows.recipes import load_run
 from flows.studies import load_study
-from pipelines.results.page import render
+from pipelines.results.page import render, sheets_in
 from pipelines.results.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +94,7 @@ def test_the_page_of_results_is_written_from_its_numbers() -> None:
         variants=study.variants,
         base=study.base,
         notes=(ROOT / "docs" / "results" / "notes.md").read_text(encoding="utf-8"),
+        sheets=sheets_in(ROOT / "docs" / "results"),
     )
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page.markdown
     for name, picture in page.pictures.items():

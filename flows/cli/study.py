@@ -111,6 +111,7 @@ def _keep(asked: Study, page: Path) -> None:
     """Writes the study's numbers beside the page."""
     from pipelines.results.retriever_cost import retriever_rows
     from pipelines.results.rows import gather, write_rows
+    from pipelines.results.sheets import draw_sheets
     from pipelines.study import MAIN
 
     plans = _plans(asked)
@@ -124,11 +125,16 @@ def _keep(asked: Study, page: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = gather(named_store(), found, beside)
     write_rows(rows, folder / f"{asked.name}.parquet")
+    for plan in plans.values():
+        for variant, parts in plan.sheets.items():
+            models = {name: one for name, one in parts.items() if name != "documents"}
+            for task, png in draw_sheets(named_store(), models, parts["documents"]).items():
+                (folder / f"sheet-{variant}-{task}.png").write_bytes(png)
 
 
 def _write(asked: Study, page: Path) -> dict[str, Any]:
     """Writes the page from its numbers."""
-    from pipelines.results.page import render
+    from pipelines.results.page import render, sheets_in
     from pipelines.results.rows import read_rows
 
     folder = page.parent / "results"
@@ -140,6 +146,7 @@ def _write(asked: Study, page: Path) -> dict[str, Any]:
         variants=asked.variants,
         base=asked.base,
         notes=notes.read_text(encoding="utf-8") if notes.is_file() else "",
+        sheets=sheets_in(folder),
     )
     page.write_text(made.markdown, encoding="utf-8")
     for name, picture in made.pictures.items():

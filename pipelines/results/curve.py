@@ -41,14 +41,14 @@ def compute_curve(
     documents: str,
     k: int,
     memory: str,
+    task: str = "image",
 ) -> list[Point]:
     """Points of one model on an evaluation set, by FLOPs: of `main` and the variants `budgets`."""
     points = []
     for variant in (MAIN, *budgets):
         flops = results.cell(Where(metric="training_flops", model=model, variant=variant, task=""))
-        score = results.cell(
-            Where(metric=metric, model=model, variant=variant, set=documents, k=k, memory=memory)
-        )
+        where = Where(metric=metric, model=model, task=task, set=documents, k=k, memory=memory)
+        score = results.cell(where, variant=variant)
         if flops is not None and score is not None:
             points.append(Point(flops=flops.mean, score=score))
     return sorted(points, key=lambda point: point.flops)

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from pipelines.report.model import Curve, Panel
 from pipelines.report.plots import Chart, Tick, draw
+from pipelines.report.sheets import TASKS
 from pipelines.results.claims import FEW_SHOT, claims
 from pipelines.results.curve import Point, compute_curve
 from pipelines.results.rows import Row
@@ -26,14 +28,45 @@ from pipelines.results.tables import (
 )
 from pipelines.study import MAIN, Variant
 
-__all__ = ["Page", "render"]
+__all__ = ["Page", "render", "sheets_in"]
 
-_CURVES = (("ra", 2, "restricted"), ("vanilla", 0, ""), ("causal", 0, ""))
+_CURVES = (("ra", 2), ("vanilla", 0), ("causal", 0))
 _TITLES = {"ra": "RA-CM3, K = 2", "vanilla": "vanilla CM3", "causal": "causal"}
-_PLOTTED = (
-    ("kid", "KID, familiar", 1000.0, "times 1000"),
-    ("image_perplexity", "Image perplexity, familiar", 1.0, "exp of nats a code"),
-)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plot:
+    """One picture of scores against compute."""
+
+    metric: str
+    task: str
+    title: str
+    documents: str
+    memory: str
+    unit: str
+    scale: float = 1.0
+
+
+_FAMILIAR, _UNSEEN = ("familiar", "restricted"), ("unseen", "extended")
+_PLOTTED = {
+    f"{metric}-{documents}" if documents == "unseen" else metric: _Plot(
+        metric=metric,
+        task=task,
+        title=f"{title}, {documents}",
+        documents=documents,
+        memory=memory,
+        unit=unit,
+        scale=scale,
+    )
+    for documents, memory in (_FAMILIAR, _UNSEEN)
+    for metric, task, title, unit, scale in (
+        ("kid", "image", "KID", "times 1000", 1000.0),
+        ("image_perplexity", "image", "Image perplexity", "exp of nats a code", 1.0),
+        ("caption_perplexity", "caption", "Caption perplexity", "exp of nats a token", 1.0),
+        ("cider", "caption", "CIDEr", "", 1.0),
+    )
+}
+"""By name of the file, without its ending."""
 _SLICES = (
     ("familiar", "", "restricted", "Familiar documents"),
     ("unseen", "", "extended", "Unseen documents"),
@@ -58,6 +91,7 @@ def render(
     variants: Mapping[str, Variant],
     base: str = MAIN,
     notes: str,
+    sheets: Sequence[str] = (),
 ) -> Page:
     """Writes the page; every number on it is one of the rows, or a mean of them.
 
@@ -67,6 +101,7 @@ def render(
         variants: as the study defines them; one without rows is left out.
         base: the variant that ablations stand beside.
         notes: Markdown by people: what limits the results and what was tried.
+        sheets: names of the sheets beside it, see `sheets_in`.
     """
     results = Results(rows)
     known = {name: one for name, one in variants.items() if name in results.variants}
@@ -106,36 +141,49 @@ def render(
     }
     pictures = _pictures(results, budgets)
     markdown = _template("results.md.j2").render(
-        study=study, seeds=results.seeds, notes=notes.strip(), pictures=sorted(pictures), **parts
+        study=study,
+        seeds=results.seeds,
+        notes=notes.strip(),
+        pictures=sorted(pictures),
+        sheets=[(TASKS[name.rpartition("-")[2].removesuffix(".png")], name) for name in sheets],
+        **parts,
     )
     return Page(markdown=markdown.rstrip() + "\n", pictures=pictures)
 
 
+def sheets_in(folder: Path) -> list[str]:
+    """Names of the sheets in the folder beside a page, in the order of the tasks."""
+    found = [path.name for path in folder.glob("sheet-*-*.png")]
+    order = list(TASKS)
+    return sorted(found, key=lambda n: order.index(n.rpartition("-")[2].removesuffix(".png")))
+
+
 def _pictures(results: Results, budgets: Sequence[str]) -> dict[str, str]:
     found = {}
-    for metric, title, scale, unit in _PLOTTED:
+    for name, plot in _PLOTTED.items():
         curves = []
-        for model, k, memory in _CURVES:
+        for model, k in _CURVES:
             points = compute_curve(
-                *(results, metric, model),
+                *(results, plot.metric, model),
                 budgets=budgets,
-                documents="familiar",
+                documents=plot.documents,
                 k=k,
-                memory=memory,
+                memory=plot.memory if k else "",
+                task=plot.task,
             )
             if points:
-                curves.append(_curve(_TITLES[model], points, scale))
+                curves.append(_curve(_TITLES[model], points, plot.scale))
         panel = Panel(
-            title=title,
+            title=plot.title,
             x_label="training GFLOP, contexts counted",
-            y_label=unit,
+            y_label=plot.unit,
             curves=tuple(curves),
         )
         chart = draw(panel)
         if chart is not None:
             ticks = _budgets(chart, curves)
             made = _template("chart.svg.j2").render(chart=replace(chart, x_ticks=ticks))
-            found[f"{metric}.svg"] = made
+            found[f"{name}.svg"] = made
     return found
 
 

@@ -42,7 +42,8 @@ def test_the_study_has_every_line_that_the_paper_has() -> None:
         *("alpha-1", "k-1", "k-4", "random-training", "memory-eighth", "memory-half"),
     }
     assert lines <= set(study.variants)
-    assert {one.part for one in study.variants.values()} == {"curve", "protocol", "ablation"}
+    parts = {one.part for one in study.variants.values()}
+    assert parts == {"curve", "protocol", "ablation", "sheets"}
 
 
 def test_budgets_are_equal_within_a_variant_of_the_curve() -> None:

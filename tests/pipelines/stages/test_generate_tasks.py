@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.errors import UsageError
+from pipelines.generation.asking import Canvas, ask
 from pipelines.records import examples_of, image_array
 from pipelines.runtime.reader import Selection
 from pipelines.stages import generate, train_generator
@@ -151,9 +152,9 @@ def test_an_example_that_found_only_its_own_caption_has_no_edit(shared, examples
     row = next(iter(examples.values()))
     own = row | {"candidate_text": [row["text_tokens"]] * len(row["candidate_ids"])}
     (example,) = examples_of(pa.Table.from_pylist([own], schema=TABLES["examples"].arrow))
-    canvas = generate.Canvas(size=(SIDE, SIDE), grid=(GRID, GRID))
-    assert generate.ask(example, "edit", 2, canvas) is None
-    assert generate.ask(example, "infill", 2, canvas) is not None
+    canvas = Canvas(size=(SIDE, SIDE), grid=(GRID, GRID))
+    assert ask(example, "edit", 2, canvas) is None
+    assert ask(example, "infill", 2, canvas) is not None
 
 
 def test_demonstrations_are_what_the_picture_retrieves_in_that_order(rows):

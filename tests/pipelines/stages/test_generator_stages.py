@@ -629,13 +629,13 @@ def _turned(example):
 
 
 def test_a_lost_sample_is_noticed(world, generators, monkeypatch):
-    whole = generate._Writer.write
+    whole = generate.Writer.write
 
     def loses_one(self, table):
         written, dropped = whole(self, table)
         return written[1:], dropped
 
-    monkeypatch.setattr(generate._Writer, "write", loses_one)
+    monkeypatch.setattr(generate.Writer, "write", loses_one)
     inputs = {
         "generator": generators["vanilla"],
         "examples": world["examples"]["evaluation"],
