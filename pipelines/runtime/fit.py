@@ -134,10 +134,14 @@ def _run_fit(
 
 
 class _Watch:
-    """Carries a fit's progress file to whoever waits."""
+    """Carries a fit's progress file to whoever waits, whenever it changes.
+
+    What an interrupted try left there is not told: the next one may still wait for its turn.
+    """
 
     def __init__(self, path: Path, label: str, run: RunContext) -> None:
         self._path, self._label, self._run = path, label, run
+        self._told = path.read_text() if path.is_file() else ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -151,10 +155,13 @@ class _Watch:
     def _loop(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
             try:
-                done, total, note = json.loads(self._path.read_text())
+                text = self._path.read_text()
+                done, total, note = json.loads(text)
             except (OSError, ValueError):
                 continue
-            self._run.progress.advance(self._label, done, total, note)
+            if text != self._told:
+                self._told = text
+                self._run.progress.advance(self._label, done, total, note)
 
 
 def _store_table(store: Store, kind: str, name: str, table: Any) -> Shard:

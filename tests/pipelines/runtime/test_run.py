@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,24 @@ def test_a_failed_fit_keeps_its_progress(store, run, local, toys, tmp_path):
         run_stage(bad, store=store, executor=local, run=run)
     good = StageCall(stage=toys.Fit(), config=toys.Config(), inputs=inputs, label="fit")
     assert run_stage(good, store=store, executor=local, run=run).facts["tries"] == 2
+
+
+def test_what_an_interrupted_try_left_is_no_progress(tmp_path, monkeypatch):
+    """A fit that waits for its turn is silent, whatever its folder says of the last one."""
+    from types import SimpleNamespace
+
+    from pipelines.runtime import fit
+
+    monkeypatch.setattr(fit, "_POLL_SECONDS", 0.01)
+    told, path = [], tmp_path / "progress.json"
+    path.write_text('[721, 1000, "step 2630"]')
+    run = SimpleNamespace(progress=SimpleNamespace(advance=lambda *say: told.append(say)))
+    with fit._Watch(path, "fit", run):
+        time.sleep(0.1)
+        assert told == []
+        path.write_text('[730, 1000, "step 2660"]')
+        deadline = time.monotonic() + 10
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+    assert told == [("fit", 730, 1000, "step 2660")]
