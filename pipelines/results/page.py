@@ -24,6 +24,7 @@ from pipelines.results.tables import (
     k_table,
     main_table,
     markdown_table,
+    memory_table,
     recall_table,
 )
 from pipelines.study import MAIN, Variant
@@ -131,6 +132,7 @@ def render(
         ],
         "ablations": ablation_table(results, ablations, base=base),
         "contexts": k_table(results),
+        "memories": memory_table(results),
         "recall": recall_table(results),
         "few_shot": [(how, few_shot_table(results, metric)) for metric, how in FEW_SHOT.items()],
         "compute": compute_table(results, known),

@@ -102,7 +102,8 @@ def draw_sheet(
     sheet = Image.new("RGB", size, _BACK)
     draw = ImageDraw.Draw(sheet)
     for left, width, title in zip(lefts, widths, [*titles, *answers], strict=True):
-        _write(draw, title, left, 2, letters=width // 6)
+        room = width * reads if title == words.read else width
+        _write(draw, title, left, 2, letters=room // 6)
     for line, prompt in enumerate(prompts):
         top = _HEAD + (_SIDE + _GAP) * line
         for left, cell in zip(lefts, _cells(prompt, reads, columns, documents), strict=True):

@@ -19,6 +19,7 @@ __all__ = [
     "k_table",
     "main_table",
     "markdown_table",
+    "memory_table",
     "number",
     "recall_table",
 ]
@@ -210,6 +211,32 @@ def few_shot_table(results: Results, metric: str) -> str:
             if any(cells):
                 lines.append([_slice(name, group), model, *(number(cell) for cell in cells)])
     return markdown_table(["documents", "generator", "k = 1", "2", "4", "8"], lines)
+
+
+def memory_table(results: Results) -> str:
+    """RA-CM3 by the memory that it asks, and vanilla CM3, which asks none."""
+    asked = [("ra", 2, name) for name in ("restricted", "extended", RANDOM)] + [("vanilla", 0, "")]
+    lines = []
+    for name, group in results.slices():
+        for model, k, memory in asked:
+            cells = [
+                results.cell(
+                    Where(metric=metric, model=model, task=task, set=name, group=group),
+                    k=k,
+                    memory=memory,
+                )
+                for metric, task in (
+                    ("image_perplexity", "image"),
+                    ("token_accuracy", "image"),
+                    ("caption_perplexity", "caption"),
+                    ("cider", "caption"),
+                )
+            ]
+            if any(cells):
+                shown = [number(cell) for cell in cells]
+                lines.append([_slice(name, group), memory or "none (vanilla CM3)", *shown])
+    titles = ["image perplexity", "right image tokens", "caption perplexity", "CIDEr"]
+    return markdown_table(["documents", "memory", *titles], lines)
 
 
 def recall_table(results: Results) -> str:
