@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipelines.results.summary import Cell, Results, Where
+from pipelines.results.summary import Cell, Results, Where, only
 from pipelines.study import MAIN
 
 __all__ = ["Point", "Share", "compute_curve", "share_of_compute"]
@@ -43,12 +43,22 @@ def compute_curve(
     memory: str,
     task: str = "image",
 ) -> list[Point]:
-    """Points of one model on an evaluation set, by FLOPs: of `main` and the variants `budgets`."""
+    """Points of one model on an evaluation set, by FLOPs: of `main` and the variants `budgets`.
+
+    Over the splits that all of these variants have: splits differ more than budgets do.
+    """
+    variants = [MAIN, *(name for name in budgets if name in results.variants)]
+    common = {
+        seed
+        for seed in results.seeds
+        if all((variant, seed) in results.artifacts for variant in variants)
+    }
     points = []
-    for variant in (MAIN, *budgets):
-        flops = results.cell(Where(metric="training_flops", model=model, variant=variant, task=""))
+    for variant in variants:
         where = Where(metric=metric, model=model, task=task, set=documents, k=k, memory=memory)
-        score = results.cell(where, variant=variant)
+        spent = Where(metric="training_flops", model=model, task="")
+        flops = only(results.cell(spent, variant=variant), common)
+        score = only(results.cell(where, variant=variant), common)
         if flops is not None and score is not None:
             points.append(Point(flops=flops.mean, score=score))
     return sorted(points, key=lambda point: point.flops)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.results.rows import Row
 
-__all__ = ["Cell", "One", "Results", "Where"]
+__all__ = ["Cell", "One", "Results", "Where", "only"]
 
 Z = 1.96
 """Standard errors of a 95 % interval."""
@@ -115,6 +115,14 @@ class Cell:
         ends = [one.low if above else one.high for one in self.ones]
         apart = sum(end is not None and (end > value if above else end < value) for end in ends)
         return apart, len(ends)
+
+
+def only(cell: Cell | None, seeds: Set[int]) -> Cell | None:
+    """The cell on some of its seeds; None where it has none of them."""
+    if cell is None:
+        return None
+    ones = tuple(one for one in cell.ones if one.seed in seeds)
+    return replace(cell, ones=ones) if ones else None
 
 
 class Results:

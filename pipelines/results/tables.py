@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.results.retriever_cost import RETRIEVER
-from pipelines.results.summary import Cell, Results, Where
+from pipelines.results.summary import Cell, Results, Where, only
 from pipelines.study import MAIN, Variant
 
 __all__ = [
@@ -160,14 +160,6 @@ def _read_at(where: Where, variant: Variant | None) -> Where:
         return where
     memory = variant.memory if where.memory == "restricted" else where.memory
     return replace(where, k=variant.k, memory=memory)
-
-
-def only(cell: Cell | None, seeds: Set[int]) -> Cell | None:
-    """The cell on some of its seeds; None where it has none of them."""
-    if cell is None:
-        return None
-    ones = tuple(one for one in cell.ones if one.seed in seeds)
-    return replace(cell, ones=ones) if ones else None
 
 
 def k_table(results: Results, *, model: str = "ra") -> str:

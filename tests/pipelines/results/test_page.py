@@ -103,6 +103,21 @@ def test_the_bar_of_kid_on_familiar_documents(
     assert [claim.holds for claim in found] == [holds]
 
 
+def test_a_curve_is_over_the_splits_that_all_its_budgets_have() -> None:
+    points = {"budget-half": (1e12, 4.0), "main": (4e12, 2.0)}
+    rows = curve("ra", 2, "restricted", points)
+    rows += [one | {"seed": 1, "value": 50.0} for one in rows if one["variant"] == "main"]
+    found = compute_curve(
+        Results(rows),
+        *("kid", "ra"),
+        budgets=["budget-half", "budget-eighth"],
+        documents="familiar",
+        k=2,
+        memory="restricted",
+    )
+    assert [(point.flops, point.score.mean) for point in found] == [(1e12, 4.0), (4e12, 2.0)]
+
+
 def test_splits_count_together_and_none_may_say_the_opposite() -> None:
     rows = distances(0.5, 1.0)
     rows[-1]["low"] = 0.55  # the two meet on this split alone
