@@ -35,6 +35,9 @@ def study(
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Write the page anew from its numbers.")
     ] = False,
+    gather: Annotated[
+        bool, typer.Option("--gather", help="Write it from what the store has; run nothing.")
+    ] = False,
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,8 +50,9 @@ def study(
         show_study(asked, as_json)
         return
     whole = load_study(name)  # the page tells of all that is there, whatever was run just now
-    if not page_only:
+    if not (page_only or gather):
         _run(asked)
+    if not page_only:
         _keep(whole, page)
     written = _write(whole, page)
     print_json(written) if as_json else console().print(
@@ -109,6 +113,7 @@ def _plans(asked: Study, flops_per_second: float | None = None) -> Mapping[int, 
 
 def _keep(asked: Study, page: Path) -> None:
     """Writes the study's numbers beside the page."""
+    from pipelines.errors import UsageError
     from pipelines.results.retriever_cost import retriever_rows
     from pipelines.results.rows import gather, write_rows
     from pipelines.results.sheets import draw_sheets
@@ -120,6 +125,8 @@ def _keep(asked: Study, page: Path) -> None:
         for seed, plan in plans.items()
         for variant, manifest in plan.scores.items()
     }
+    if not found:
+        raise UsageError(f"study {asked.name}: the store has no scores of it yet; run it first")
     beside = {(MAIN, seed): retriever_rows(plan.retriever) for seed, plan in plans.items()}
     folder = page.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)

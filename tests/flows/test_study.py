@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli.study import study
 from flows.studies import STUDIES, load_study
 from pipelines.errors import UsageError
 from pipelines.results.rows import read_rows
@@ -126,6 +127,25 @@ def test_a_study_runs_goes_on_and_writes_its_page(
     lab.racm3("study", str(file), *told, "--page-only", executor="local")
     assert page.read_text(encoding="utf-8") == text
 
+    (page.parent / "results" / "tiny.parquet").unlink()
+    page.unlink()
+    lab.racm3("study", str(file), *told, "--gather", executor="local")
+    assert page.read_text(encoding="utf-8") == text
+    assert read_rows(page.parent / "results" / "tiny.parquet") == rows
+
     planned = lab.racm3("study", str(file), *told, "--plan", executor="local")
     steps = json.loads(planned.stdout)["steps"]
     assert {step["state"] for step in steps} == {"reused"}
+
+
+def test_there_is_nothing_to_gather_in_an_empty_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RACM3_STORE", "")
+    page = tmp_path / "page.md"
+    with pytest.raises(UsageError, match="no scores of it yet"):
+        study(
+            "smoke-study", page=page, gather=True, dry=False, page_only=False,
+            seed=None, variant=None, store=str(tmp_path / "none"), as_json=False,
+        )  # fmt: skip
+    assert not page.exists()
