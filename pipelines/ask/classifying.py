@@ -98,10 +98,15 @@ def classify_given(
             has a meaning.
 
     Raises:
-        UsageError: when a label does not suit the generator.
+        UsageError: when a label does not suit the generator, or a switch the method.
     """
     from racm3.sampling.classify import Question
 
+    if method == "channel" and (how.get("calibrate") or not how.get("all_orders", True)):
+        raise UsageError(
+            "classify: --calibrate and --no-all-orders have a meaning only with --method direct; "
+            "add that, or leave them out"
+        )
     sets = zip(*classes.values(), strict=True)
     shown = tuple(tuple(one.codes for one in of_set) for of_set in sets)
     question = Question(image=image.codes, demonstrations=shown)

@@ -15,6 +15,7 @@ C labels, k sets of demonstrations (`Question`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,12 +103,4 @@ def _row(image: Codes, shown: Codes, label: Label, layout: Layout) -> Row:
     sequence = lay_out(DocumentTokens(text=label, image=image), [demonstration], layout)
     row = to_row(sequence, mask(sequence, [], layout.vocabulary), layout, alpha=0)
     is_code = row.is_main & (row.modality == int(Modality.IMAGE))
-    return Row(
-        ids=row.ids,
-        weights=is_code.astype(np.float32),
-        is_main=row.is_main,
-        modality=row.modality,
-        places=row.places,
-        next_places=row.next_places,
-        slots=row.slots,
-    )
+    return replace(row, weights=is_code.astype(np.float32))

@@ -249,6 +249,19 @@ def test_a_caption_is_the_likeliest_of_several(
     assert (record["given"][0]["width"], record["given"][0]["height"]) == (90, 70)
 
 
+def test_a_caption_may_be_ranked_by_the_picture_itself(
+    command: Callable[..., Any], picture: Callable[..., str], session: Session
+) -> None:
+    """Not by what its codes paint."""
+    mine = picture()
+    record = command("caption", mine, candidates=4, rank="clip", out="caption.txt")
+    encoder = session.artifacts.encoder
+    seen = encoder.encode_images([session.read(mine).pixels])[0]
+    (kept,) = [one["score"] for one in record["candidates"] if one["chosen"]]
+    assert kept == max(one["score"] for one in record["candidates"])
+    assert kept == pytest.approx(float(encoder.encode_text([record["text"]])[0] @ seen), abs=1e-5)
+
+
 def test_an_infill_keeps_what_is_around_the_box(
     command: Callable[..., Any], picture: Callable[..., str], session: Session
 ) -> None:

@@ -117,7 +117,7 @@ def test_the_answer_is_that_of_the_generator_with_its_own_tokenizers(
     (likely,) = image_log_likelihoods(
         loaded.model, loaded.layout, [asked], labels, all_labels=labelled
     )
-    channel = command(files[0], *classes, **how)
+    channel = command(files[0], *classes, all_labels=labelled)
     assert channel["settings"] == {"method": "channel", "all_labels": labelled}
     assert list(channel["probabilities"].values()) == pytest.approx(mixture(likely, 2), rel=1e-3)
     for one, alone in zip(channel["sets"], likely, strict=True):
@@ -155,6 +155,9 @@ def test_what_cannot_be_classified_is_said_in_a_sentence(
         command(files[0], f"{'many words ' * 50}={files[1]}", f"wug={files[2]}")
     with pytest.raises(UsageError, match="no file in a folder that is there"):
         command(files[0], *classes, out="none/out.json")
+    for idle in ({"calibrate": True}, {"all_orders": False}):
+        with pytest.raises(UsageError, match="only with --method direct"):
+            command(files[0], *classes, **idle)
 
 
 def test_only_what_takes_part_must_fit(
