@@ -15,7 +15,7 @@ from typing import Any
 from flows.recipes import load_run, read_toml
 from pipelines.config import deep_merge
 from pipelines.errors import UsageError
-from pipelines.study import MAIN, Study, Variant
+from pipelines.study import Study, Variant
 
 __all__ = ["STUDIES", "load_study"]
 
@@ -38,11 +38,11 @@ def load_study(
             f"study {study.name} has no split {unknown_seeds[0]}; it has "
             f"{', '.join(map(str, study.seeds))}"
         )
-    kept = {
-        name: one for name, one in study.variants.items() if variants is None or name in variants
-    }
-    base = study.base if study.base in kept else MAIN
-    return replace(study, seeds=tuple(seeds or study.seeds), variants=kept, base=base)
+    return replace(
+        study,
+        asked=None if variants is None else tuple(variants),
+        asked_seeds=None if seeds is None else tuple(seeds),
+    )
 
 
 def _from_file(name: str) -> Study:

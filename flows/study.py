@@ -24,10 +24,12 @@ def study(plan: Study) -> dict[str, dict[str, str]]:
         Artifact ids by step of each split, by its namespace.
     """
     found = {}
-    for seed in plan.seeds:
+    for seed in plan.splits:
         with open_session(plan.run(MAIN, seed), with_sources=True) as session:
             split = united_of(session, plan, seed)
-            run_steps(session, split.dag.steps, refer=split.of_main())
+            asked = plan.asked_of(seed)
+            refer = split.of(MAIN) if MAIN in asked else ()
+            run_steps(session, split.of(*asked), refer=refer)
             publish_summary(session, "study")
             found[plan.namespace(seed)] = {
                 label: made.artifact_id for label, made in session.made.items()

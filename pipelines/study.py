@@ -32,6 +32,8 @@ __all__ = ["MAIN", "Study", "StudyPlan", "United", "Variant", "plan_study", "uni
 
 MAIN = "main"
 """The variant that changes nothing."""
+SCORES = "score_generations"
+"""The step that a variant is run for."""
 _OWN_OF_MAIN = ("write_report",)
 """Steps that only the main variant makes."""
 
@@ -69,6 +71,10 @@ class Study:
     """Without `main`."""
     base: str = MAIN
     """Variant that the ablations stand beside."""
+    asked: tuple[str, ...] | None = None
+    """Variants that are run; None: all of them."""
+    asked_seeds: tuple[int, ...] | None = None
+    """Splits that are run; None: all of them."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be told apart.
@@ -89,10 +95,19 @@ class Study:
         return (MAIN, *self.variants)
 
     def of_split(self, seed: int) -> tuple[str, ...]:
-        """Variants that are run on a split, main first."""
+        """Variants that a split has, main first."""
         place = self.seeds.index(seed)
         kept = (n for n, one in self.variants.items() if one.splits is None or place < one.splits)
         return (MAIN, *kept)
+
+    @property
+    def splits(self) -> tuple[int, ...]:
+        """Seeds of the splits that are run."""
+        return self.seeds if self.asked_seeds is None else self.asked_seeds
+
+    def asked_of(self, seed: int) -> tuple[str, ...]:
+        """Variants of a split that are run."""
+        return tuple(n for n in self.of_split(seed) if self.asked is None or n in self.asked)
 
     def namespace(self, seed: int) -> str:
         """Of the ledger and the references of a split."""
@@ -142,10 +157,25 @@ class United:
     labels: Mapping[str, Mapping[str, str]]
     """Variant -> label of a step in its own DAG -> label in this one."""
 
-    def of_main(self) -> tuple[Step, ...]:
-        """The steps of main."""
-        own = set(self.labels[MAIN].values())
+    def of(self, *variants: str) -> tuple[Step, ...]:
+        """The steps of some variants, in order."""
+        own = {label for name in variants for label in self.labels[name].values()}
         return tuple(step for step in self.dag.steps if step.label in own)
+
+    def recipe(self, variant: str) -> str:
+        """Digest of the steps that lead to a variant's scores, whatever the sources.
+
+        Where two stores have scores of the same recipe they have the same experiment, whichever
+        machine made it.
+        """
+        last = self.labels[variant][SCORES]
+        before = {step.label: step.needs for step in self.dag.steps}
+        needed, open_ = {last}, [last]
+        while open_:
+            fresh = set(before[open_.pop()]) - needed
+            needed |= fresh
+            open_ += fresh
+        return digest_of(sorted(s.identity for s in self.dag.steps if s.label in needed))
 
 
 def united(dags: Mapping[str, Dag]) -> United:
@@ -187,8 +217,11 @@ class StudyPlan:
     """What of a split is there."""
 
     steps: tuple[PlannedStep, ...]
+    """Of the variants that are asked for."""
     expected: Mapping[str, Estimate]
     """How long the steps that are not there would take, by label."""
+    recipes: Mapping[str, str]
+    """Of each variant, see `United.recipe`."""
     scores: Mapping[str, Manifest]
     """The `scores` artifact of each variant that has been measured."""
     retriever: Mapping[str, Manifest]
@@ -215,6 +248,7 @@ def plan_study(
     sources = known or as_selection([])
     split = united({name: dag_of(run, sources, FetchSettings()) for name, run in runs.items()})
     steps = plan_of(split.dag, store, sources_known=known is not None)
+    of_asked = {step.label for step in split.of(*study.asked_of(seed))}
     made = {step.label: step for step in steps if step.state == "reused"}
     kinds = {step.label: step.kind for step in split.dag.steps}
 
@@ -222,7 +256,7 @@ def plan_study(
         step = made.get(label)
         return None if step is None else resolve(store, f"{kinds[label]}/{step.artifact_id}")
 
-    measured = {name: artifact(split.labels[name]["score_generations"]) for name in runs}
+    measured = {name: artifact(split.labels[name][SCORES]) for name in runs}
     asked = {
         "train_encoder": "train_encoder",
         "embed_documents": "embed_documents",
@@ -235,9 +269,11 @@ def plan_study(
         for name, run in runs.items()
         if name != MAIN and study.variants[name].part == "sheets"
     }
+    shown = tuple(step for step in steps if step.label in of_asked)
     return StudyPlan(
-        steps=steps,
-        expected=_expected(steps, split, runs, store, flops_per_second),
+        steps=shown,
+        expected=_expected(shown, split, runs, store, flops_per_second),
+        recipes={name: split.recipe(name) for name in runs},
         scores={name: one for name, one in measured.items() if one is not None},
         retriever={stage: one for stage, one in used.items() if one is not None},
         sheets={

@@ -26,7 +26,7 @@ def study(
         list[int] | None, typer.Option(help="Only this split of the study; repeatable.")
     ] = None,
     variant: Annotated[
-        list[str] | None, typer.Option(help="Only this variant, beside main; repeatable.")
+        list[str] | None, typer.Option(help="Only this variant (main is one); repeatable.")
     ] = None,
     page: Annotated[
         Path, typer.Option(help="The page; a folder `results` beside it holds its numbers.")
@@ -52,12 +52,15 @@ def study(
     whole = load_study(name)  # the page tells of all that is there, whatever was run just now
     if not (page_only or gather):
         _run(asked)
-    if not page_only:
-        _keep(whole, page)
+    left_out = [] if page_only else _keep(whole, page)
     written = _write(whole, page)
-    print_json(written) if as_json else console().print(
-        f"{written['rows']} score rows of {written['runs']} runs: {page}", soft_wrap=True
-    )
+    if as_json:
+        print_json(written | {"left_out": left_out})
+        return
+    out = console()
+    if left_out:
+        out.print(f"left out, of another recipe: {', '.join(left_out)}", soft_wrap=True)
+    out.print(f"{written['rows']} score rows of {written['runs']} runs: {page}", soft_wrap=True)
 
 
 def _run(asked: Study) -> None:
@@ -107,15 +110,19 @@ def _plans(asked: Study, flops_per_second: float | None = None) -> Mapping[int, 
     opened, cache = named_store(), Settings().cache
     return {
         seed: plan_study(asked, seed, opened, cache, flops_per_second=flops_per_second)
-        for seed in asked.seeds
+        for seed in asked.splits
     }
 
 
-def _keep(asked: Study, page: Path) -> None:
-    """Writes the study's numbers beside the page."""
+def _keep(asked: Study, page: Path) -> list[str]:
+    """Writes the numbers of the runs in the store beside the page, with those already there.
+
+    Returns:
+        Names of the runs already there that are of another recipe, and so are left out.
+    """
     from pipelines.errors import UsageError
     from pipelines.results.retriever_cost import retriever_rows
-    from pipelines.results.rows import gather, write_rows
+    from pipelines.results.rows import gather, join, read_rows, write_rows
     from pipelines.results.sheets import draw_sheets
     from pipelines.study import MAIN
 
@@ -127,16 +134,24 @@ def _keep(asked: Study, page: Path) -> None:
     }
     if not found:
         raise UsageError(f"study {asked.name}: the store has no scores of it yet; run it first")
+    recipes = {
+        (variant, seed): recipe
+        for seed, plan in plans.items()
+        for variant, recipe in plan.recipes.items()
+    }
     beside = {(MAIN, seed): retriever_rows(plan.retriever) for seed, plan in plans.items()}
     folder = page.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = gather(named_store(), found, beside)
-    write_rows(rows, folder / f"{asked.name}.parquet")
+    table = folder / f"{asked.name}.parquet"
+    kept = read_rows(table) if table.is_file() else []
+    rows, left_out = join(gather(named_store(), found, recipes, beside), kept, recipes)
+    write_rows(rows, table)
     for plan in plans.values():
         for variant, parts in plan.sheets.items():
             models = {name: one for name, one in parts.items() if name != "documents"}
             for task, png in draw_sheets(named_store(), models, parts["documents"]).items():
                 (folder / f"sheet-{variant}-{task}.png").write_bytes(png)
+    return [f"{variant} of split {seed}" for variant, seed in left_out]
 
 
 def _write(asked: Study, page: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """All score rows of a study in one table: what the page of results is written from.
 
-The table is small, so it is kept beside the page: whoever has no store can write the page anew.
+The table is small, so it is kept beside the page: whoever has no store can write the page anew, and
+whoever has another store adds the runs that are there. A run is known by its recipe, so that what
+was made by other settings or by another version of a stage is never shown beside it.
 """
 
 from __future__ import annotations
@@ -18,40 +20,79 @@ from pipelines.runtime.store import Store
 from storage_schemas.manifest import Manifest
 from storage_schemas.tables import TABLES
 
-__all__ = ["SCHEMA", "Row", "gather", "read_rows", "write_rows"]
+__all__ = ["SCHEMA", "Row", "RunKey", "gather", "join", "read_rows", "write_rows"]
 
 Row = dict[str, Any]
+RunKey = tuple[str, int]
+"""Variant and seed."""
 
 SCHEMA = pa.schema(
     [
         pa.field("variant", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("artifact", pa.string(), nullable=False),
+        pa.field("recipe", pa.string(), nullable=False),
         *TABLES["scores"].arrow,
     ]
 )
-"""Columns of the table `scores`, and whose they are: variant, seed, id of the `scores` artifact."""
+"""Columns of the table `scores`, and whose they are: variant, seed, id of the `scores` artifact,
+digest of the steps that lead to it (`United.recipe`)."""
 
 
 def gather(
     store: Store,
-    found: Mapping[tuple[str, int], Manifest],
-    beside: Mapping[tuple[str, int], Iterable[Row]] | None = None,
+    found: Mapping[RunKey, Manifest],
+    recipes: Mapping[RunKey, str],
+    beside: Mapping[RunKey, Iterable[Row]] | None = None,
 ) -> list[Row]:
     """The rows of `scores` artifacts by (variant, seed), in an order of their own.
 
     Args:
         store: of the artifacts.
         found: the artifacts.
+        recipes: of these runs at least.
         beside: rows that stand in no artifact, by (variant, seed) of `found`.
     """
     reader = Reader(store)
     rows = []
     for (variant, seed), manifest in sorted(found.items()):
         whose = {"variant": variant, "seed": seed, "artifact": manifest.artifact_id}
+        whose |= {"recipe": recipes[variant, seed]}
         table = reader.tables(manifest.tables("scores"))
         rows += [whose | row for row in table.to_pylist()]
         rows += [whose | row for row in (beside or {}).get((variant, seed), ())]
+    return _sorted(rows)
+
+
+def join(
+    fresh: Iterable[Row], kept: Iterable[Row], recipes: Mapping[RunKey, str]
+) -> tuple[list[Row], list[RunKey]]:
+    """Rows of runs, and beside them the rows of an earlier table for the runs that they lack.
+
+    Args:
+        fresh: what a store has now; a run that is there replaces its earlier rows as a whole.
+        kept: of the earlier table.
+        recipes: of all runs of the study as it is now.
+
+    Returns:
+        The rows, in an order of their own, and the runs of the earlier table that are left out
+        because the study has no such run any more or makes it by another recipe.
+    """
+    rows = list(fresh)
+    there = {(row["variant"], row["seed"]) for row in rows}
+    left_out = set()
+    for row in kept:
+        run = row["variant"], row["seed"]
+        if run in there:
+            continue
+        if recipes.get(run) == row["recipe"]:
+            rows.append(row)
+        else:
+            left_out.add(run)
+    return _sorted(rows), sorted(left_out)
+
+
+def _sorted(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: [str(row[name]) for name in _KEY])
 
 

@@ -9,8 +9,9 @@ import pytest
 from flows.cli.study import study
 from flows.studies import STUDIES, load_study
 from pipelines.errors import UsageError
-from pipelines.results.rows import read_rows
-from pipelines.study import MAIN
+from pipelines.results.rows import read_rows, write_rows
+from pipelines.runtime.store import LocalStore
+from pipelines.study import MAIN, plan_study
 
 STUDY = """
 name = "tiny"
@@ -64,8 +65,10 @@ def test_equal_documents_are_equal_documents() -> None:
 
 def test_a_study_can_be_narrowed() -> None:
     study = load_study("emoji-study", seeds=[32], variants=[MAIN, "alpha-0"])
-    assert study.seeds == (32,)
-    assert study.names == (MAIN, "alpha-0")
+    assert study.splits == (32,)
+    assert study.asked_of(31) == (MAIN, "alpha-0")
+    assert study.asked_of(32) == (MAIN,)  # ablations are of the first split, whatever is asked
+    assert load_study("emoji-study", variants=["budget-half"]).asked_of(33) == ("budget-half",)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,22 @@ def test_a_study_runs_goes_on_and_writes_its_page(
     assert page.read_text(encoding="utf-8") == text
     assert read_rows(page.parent / "results" / "tiny.parquet") == rows
 
-    planned = lab.racm3("study", str(file), *told, "--plan", executor="local")
+    file.write_text(file.read_text("utf-8").replace("seeds = [0]", "seeds = [0, 1]"), "utf-8")
+    table = page.parent / "results" / "tiny.parquet"
+    elsewhere = [row | {"seed": 1} for row in rows]  # of this recipe is only what split 0 made
+    write_rows([*rows, *elsewhere], table)
+    gathered = lab.racm3("study", str(file), *told, "--gather", executor="local")
+    assert json.loads(gathered.stdout)["left_out"] == ["alpha-0 of split 1", "main of split 1"]
+    assert read_rows(table) == rows
+    recipes = plan_study(load_study(str(file)), 1, LocalStore(lab.store), lab.folder).recipes
+    elsewhere = [row | {"recipe": recipes[row["variant"]]} for row in elsewhere]
+    write_rows([*rows, *elsewhere], table)
+    lab.racm3("study", str(file), *told, "--gather", executor="local")
+    assert {(row["variant"], row["seed"]) for row in read_rows(table)} == {
+        *((MAIN, 0), (MAIN, 1), ("alpha-0", 0), ("alpha-0", 1)),
+    }
+
+    planned = lab.racm3("study", str(file), *told, "--seed", "0", "--plan", executor="local")
     steps = json.loads(planned.stdout)["steps"]
     assert {step["state"] for step in steps} == {"reused"}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_main_alone_is_its_own_dag() -> None:
     own = dag(study, MAIN)
     made = united({MAIN: own})
     assert made.dag == own
-    assert made.of_main() == own.steps
+    assert made.of(MAIN) == own.steps
 
 
 def test_what_is_the_same_stands_once() -> None:
@@ -95,6 +96,62 @@ def test_labels_lead_from_a_variant_to_its_steps() -> None:
     assert "write_report" not in names
     by_label = {step.label: step for step in made.dag.steps}
     assert by_label["alpha-0/generate[ra, restricted]"].needs[0] == "alpha-0/train_generator[ra]"
+
+
+def test_a_variant_alone_is_what_leads_to_its_scores() -> None:
+    study = smoke_study()
+    made = united({name: dag(study, name) for name in study.names})
+    labels = [step.label for step in made.of("alpha-0")]
+    assert "alpha-0/score_generations" in labels
+    assert "train_encoder" in labels
+    assert not {"score_generations", "write_report", "train_generator[ra]"} & set(labels)
+    needed = {need for step in made.of("alpha-0") for need in step.needs}
+    assert needed <= set(labels)
+
+
+def test_a_recipe_is_told_by_what_leads_to_the_scores_and_by_nothing_else() -> None:
+    study = with_variant({"generators": {"ra": {"stream": {"alpha": 0.0}}}})
+    both = united({name: dag(study, name) for name in study.names})
+    alone = united({MAIN: dag(study, MAIN)})
+    assert both.recipe(MAIN) == alone.recipe(MAIN)
+    assert both.recipe("changed") != both.recipe(MAIN)
+    same = with_variant({})
+    nothing = united({name: dag(same, name) for name in same.names})
+    assert nothing.recipe("changed") == nothing.recipe(MAIN) == both.recipe(MAIN)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": {"validation_pairs": 9}},
+        {"score": {"resamples": 7}},
+        {"memories": {"restricted": {"share": 0.5}}},
+        {"generators": {"vanilla": {"stream": {"batch_size": 3}}}},
+    ],
+)
+def test_another_setting_anywhere_is_another_recipe(changes: dict[str, object]) -> None:
+    study = with_variant(changes)
+    made = united({name: dag(study, name) for name in study.names})
+    assert made.recipe("changed") != made.recipe(MAIN)
+
+
+def test_another_split_is_another_recipe() -> None:
+    study = with_variant({})
+    first, second = (
+        united({MAIN: dag_of(study.run(MAIN, seed), as_selection([]), FetchSettings())})
+        for seed in study.seeds
+    )
+    assert first.recipe(MAIN) != second.recipe(MAIN)
+
+
+def test_a_plan_shows_what_is_asked(tmp_path: Path) -> None:
+    study = replace(smoke_study(), asked=("alpha-0",))
+    plan = plan_study(study, 0, LocalStore(tmp_path / "store"), tmp_path / "cache")
+    labels = {step.label for step in plan.steps}
+    assert "alpha-0/score_generations" in labels
+    assert not [one for one in labels if one.startswith("budget-half/") or one == "write_report"]
+    assert set(plan.expected) <= labels
+    assert set(plan.recipes) == set(study.names)
 
 
 def test_splits_differ_in_their_corpus_and_nothing_else_of_it() -> None:

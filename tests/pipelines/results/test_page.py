@@ -13,7 +13,7 @@ from pipelines.errors import UsageError
 from pipelines.results.claims import claims
 from pipelines.results.curve import compute_curve, share_of_compute
 from pipelines.results.page import render
-from pipelines.results.rows import SCHEMA, Row, read_rows, write_rows
+from pipelines.results.rows import SCHEMA, Row, join, read_rows, write_rows
 from pipelines.results.summary import Cell, Results, Where
 from pipelines.study import Variant
 
@@ -25,7 +25,8 @@ VARIANTS = {
 
 def row(**values: Any) -> Row:
     empty = dict.fromkeys(SCHEMA.names)
-    base = {"variant": "main", "seed": 0, "artifact": "a" * 64, "metric": "kid", "model": "ra"}
+    base = {"variant": "main", "seed": 0, "artifact": "a" * 64, "recipe": "r" * 64}
+    base |= {"metric": "kid", "model": "ra"}
     base |= {"task": "image", "set": "familiar", "group": "", "k": 2, "memory": "restricted"}
     base |= {"value": 1.0, "n": 300, "unit": "", "protocol": "as said"}
     return empty | base | values
@@ -64,6 +65,24 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     write_rows(rows, tmp_path / "again.parquet")
     same = (tmp_path / "rows.parquet").read_bytes()
     assert (tmp_path / "again.parquet").read_bytes() == same
+
+
+def test_tables_of_two_stores_are_joined_by_recipe() -> None:
+    """What this store has replaces, what it lacks is kept, another recipe is left out and told."""
+    mine = [row(seed=0, value=1.0), row(seed=0, value=2.0, metric="cmmd")]
+    earlier = [
+        row(seed=0, value=9.0), row(seed=0, value=9.0, metric="fid"),
+        row(seed=1, value=3.0), row(seed=2, value=4.0, recipe="old"),
+        row(seed=1, value=5.0, variant="gone"),
+    ]  # fmt: skip
+    recipes = {("main", seed): "r" * 64 for seed in range(3)}
+    rows, left_out = join(mine, earlier, recipes)
+    assert [(one["seed"], one["metric"], one["value"]) for one in rows] == [
+        (0, "cmmd", 2.0), (0, "kid", 1.0), (1, "kid", 3.0),
+    ]  # fmt: skip
+    assert left_out == [("gone", 1), ("main", 2)]
+    assert join(rows, rows, recipes) == (rows, [])
+    assert join([], rows, recipes) == (rows, [])
 
 
 def test_a_missing_table_is_one_sentence(tmp_path: Path) -> None:

@@ -38,6 +38,6 @@ def test_what_is_not_there_has_no_row() -> None:
 
 
 def test_rows_have_the_columns_of_scores() -> None:
-    whose = {"variant", "seed", "artifact"}
+    whose = {"variant", "seed", "artifact", "recipe"}
     for row in retriever_rows(MADE):
         assert set(row) | whose == set(SCHEMA.names)
