@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipelines.results.curve import share_of_compute
 from pipelines.results.summary import Results, Where
 from pipelines.results.tables import RANDOM, SCALE, number
 
-__all__ = ["FEW_SHOT", "Claim", "claims"]
+__all__ = ["FEW_SHOT", "PARTS", "Claim", "claims"]
 
 OURS, VANILLA, CAUSAL = "ra", "vanilla", "causal"
 K = 2
@@ -29,10 +30,23 @@ _CHANCE = 0.5
 _SETS = (("familiar", "", "restricted"), ("unseen", "", "extended"))
 
 
+Part = Literal["familiar", "unseen", "compute", "few-shot"]
+PARTS: dict[Part, str] = {
+    "familiar": "Familiar documents: held out at random, their relatives trained on",
+    "unseen": "Unseen documents: concepts held out whole, the memory holds another hand's drawing",
+    "compute": "Training compute",
+    "few-shot": "Few-shot classification",
+}
+"""What claims are about, in order."""
+_PART: dict[str, Part] = {"familiar": "familiar", "unseen": "unseen"}
+"""Of claims about one set of documents."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """One line of the table of claims."""
+    """One line of a table of claims."""
 
+    part: Part
     title: str
     where: str
     bar: str
@@ -79,10 +93,12 @@ def _distance(
     asked = _LEAST_REDUCTION if name == "familiar" and other == VANILLA else 0.0
     bar = "lower, intervals disjoint" + (f", by {asked:.0%} at least" if asked else "")
     yield Claim(
+        part=_PART[name],
         title=f"{title}{', times 1000,' if scale > 1 else ''} below {who}",
         where=name,
         bar=bar,
-        measured=f"{number(ours, scale)} against {number(base, scale)}: {less:.0%} less; "
+        measured=f"{number(ours, scale)} against {number(base, scale)}: "
+        f"{abs(less):.0%} {'less' if less >= 0 else 'more'}; "
         f"disjoint on {alone} of {seeds} splits alone",
         holds=ours.surely_below(base) and less >= asked,
     )
@@ -102,6 +118,7 @@ def _captions(results: Results, name: str, group: str, memory: str) -> Iterator[
             continue
         alone, seeds = gain.excludes(0.0, above=True)
         yield Claim(
+            part=_PART[name],
             title=f"CIDEr above {who}",
             where=name,
             bar=f"gain above 0{about}",
@@ -127,6 +144,7 @@ def _perplexities(results: Results, name: str, group: str, memory: str) -> Itera
             continue
         alone, seeds = ratio.excludes(1.0, above=False)
         yield Claim(
+            part=_PART[name],
             title=f"{task.capitalize()} perplexity below vanilla CM3",
             where=name,
             bar="ratio below 1",
@@ -152,6 +170,7 @@ def _wrong(results: Results, name: str, group: str) -> Iterator[Claim]:
         lost = sum(sign * a.value >= sign * b.value for a, b in pairs)
         scale = SCALE.get(metric, 1.0)
         yield Claim(
+            part=_PART[name],
             title=f"Random contexts lose the gain ({title})",
             where=name,
             bar="no better than vanilla CM3",
@@ -167,6 +186,7 @@ def _compute(results: Results, budgets: Sequence[str]) -> Iterator[Claim]:
             continue
         said = "not reached" if share.value is None else f"{share.value:.0%} of the FLOPs"
         yield Claim(
+            part="compute",
             title=f"The causal model's final image {title}, with less compute",
             where="familiar",
             bar=f"below {_MOST_COMPUTE:.0%} of its training FLOPs",
@@ -190,6 +210,7 @@ def _few_shot(results: Results) -> Iterator[Claim]:
                 more = gain is not None and gain.surely(0.0, above=True)
                 chance = ours.surely(_CHANCE, above=True)
                 yield Claim(
+                    part="few-shot",
                     title=f"Few-shot accuracy, k = {k}, {how.partition(',')[0].partition(':')[0]}",
                     where=f"{name}, {group}" if group else name,
                     bar=f"above vanilla CM3 and chance{paper}",

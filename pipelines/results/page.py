@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from pipelines.report.model import Curve, Panel
 from pipelines.report.plots import Chart, Tick, draw
 from pipelines.report.sheets import TASKS
-from pipelines.results.claims import FEW_SHOT, claims
+from pipelines.results.claims import FEW_SHOT, PARTS, Claim, claims
 from pipelines.results.curve import Point, compute_curve
 from pipelines.results.rows import Row
 from pipelines.results.summary import Results
@@ -109,13 +109,7 @@ def render(
     budgets = [name for name, one in known.items() if one.part == "curve"]
     ablations = {name: one for name, one in known.items() if one.part == "ablation"}
     parts = {
-        "claims": markdown_table(
-            ["claim", "documents", "bar", "measured", "holds"],
-            [
-                [c.title, c.where, c.bar, c.measured, "yes" if c.holds else "**no**"]
-                for c in claims(results, budgets=budgets)
-            ],
-        ),
+        "claims": _claims(claims(results, budgets=budgets)),
         "slices": [
             (title, main_table(results, documents=set_, group=group, memory=memory))
             for set_, group, memory, title in _SLICES
@@ -141,16 +135,36 @@ def render(
             [[v, str(seed), f"`{a[:12]}`"] for (v, seed), a in sorted(results.artifacts.items())],
         ),
     }
+    splits = {
+        "protocols": results.seeds_of(n for n, one in known.items() if one.part == "protocol"),
+        "curve": results.seeds_of((MAIN, *budgets)),
+        "ablations": results.seeds_of(ablations),
+    }
     pictures = _pictures(results, budgets)
     markdown = _template("results.md.j2").render(
         study=study,
         seeds=results.seeds,
+        splits=splits,
         notes=notes.strip(),
         pictures=sorted(pictures),
         sheets=[(TASKS[name.rpartition("-")[2].removesuffix(".png")], name) for name in sheets],
         **parts,
     )
     return Page(markdown=markdown.rstrip() + "\n", pictures=pictures)
+
+
+def _claims(found: Sequence[Claim]) -> list[tuple[str, str, str]]:
+    """Title, how many hold, table: of every part that has claims."""
+    parts = []
+    for part, title in PARTS.items():
+        own = [claim for claim in found if claim.part == part]
+        if own:
+            lines = [
+                [c.title, c.where, c.bar, c.measured, "yes" if c.holds else "**no**"] for c in own
+            ]
+            table = markdown_table(["claim", "documents", "bar", "measured", "holds"], lines)
+            parts.append((title, f"{sum(c.holds for c in own)} of {len(own)}", table))
+    return parts
 
 
 def sheets_in(folder: Path) -> list[str]:

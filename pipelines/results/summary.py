@@ -49,6 +49,8 @@ class Cell:
     ones: tuple[One, ...]
     unit: str
     protocol: str
+    share: bool = False
+    """Whether it lies between 0 and 1, as the gain of a share does not."""
 
     @property
     def mean(self) -> float:
@@ -73,6 +75,7 @@ class Cell:
         Half-widths of the seeds' own intervals add up as those of independent numbers do, root of
         the sum of squares, over their number. They know nothing of how much training differs from
         seed to seed, so neither half is less than 1.96 standard errors of the mean over seeds.
+        The interval of a share ends at 0 and at 1.
         """
         count, mean = len(self.ones), self.mean
         if any(one.low is None or one.high is None for one in self.ones):
@@ -85,7 +88,8 @@ class Cell:
             square = math.fsum((one.value - mean) ** 2 for one in self.ones) / (count - 1)
             scatter = Z * math.sqrt(square / count)
         below, above = (max(scatter, math.hypot(*half) / count) for half in zip(*ends, strict=True))
-        return mean - below, mean + above
+        low, high = mean - below, mean + above
+        return (max(low, 0.0), min(high, 1.0)) if self.share else (low, high)
 
     def surely_below(self, other: Cell) -> bool:
         """Whether the interval of the mean ends below the other's, and no seed contradicts it."""
@@ -155,7 +159,7 @@ class Results:
         ]
         if len(found) > 1:
             raise ValueError(f"{asked} is said of {len(found)} numbers: name k and memory")
-        return _cell(found[0]) if found else None
+        return _cell(found[0], signed=asked.metric.endswith(_SIGNED)) if found else None
 
     def slices(self, variant: str = "main") -> list[tuple[str, str]]:
         """(set, group) of a variant that have numbers."""
@@ -174,15 +178,30 @@ class Results:
         """Whatever has numbers in a variant."""
         return sorted({key[2] for key in self._cells if key[0] == variant})
 
+    def seeds_of(self, variants: Iterable[str]) -> tuple[int, ...]:
+        """Splits that every one of some variants has; none where there are no variants."""
+        having = [{seed for own, seed in self.artifacts if own == name} for name in variants]
+        return tuple(sorted(set.intersection(*having))) if having else ()
+
 
 _NAMES = ("variant", "metric", "model", "task", "set", "group")
 _SET = _NAMES.index("set")
 
 
-def _cell(rows: Sequence[Mapping[str, Any]]) -> Cell:
+_SIGNED = ("gain", "difference")
+"""How metrics end that say how much more something is."""
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], *, signed: bool) -> Cell:
     ordered = sorted(rows, key=lambda row: row["seed"])
     ones = tuple(
         One(seed=row["seed"], value=row["value"], low=row["low"], high=row["high"], n=row["n"])
         for row in ordered
     )
-    return Cell(ones=ones, unit=ordered[0]["unit"], protocol=ordered[0]["protocol"])
+    unit = ordered[0]["unit"]
+    return Cell(
+        ones=ones,
+        unit=unit,
+        protocol=ordered[0]["protocol"],
+        share=unit == "fraction" and not signed,
+    )

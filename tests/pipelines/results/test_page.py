@@ -164,6 +164,23 @@ def test_the_interval_of_a_mean_is_by_splits_and_over_splits() -> None:
     assert cell_of((1.0, 0.5, 1.5), (1.0, None, None)).interval is None
 
 
+def test_the_interval_of_a_share_stays_a_share_and_that_of_a_gain_does_not() -> None:
+    ends = [{"value": 0.99, "low": 0.97, "high": 1.0}, {"value": 0.71, "low": 0.6, "high": 0.8}]
+    for metric, top in (("few_shot_accuracy", 1.0), ("few_shot_gain", 0.85 + 1.96 * 0.14)):
+        rows = [row(metric=metric, unit="fraction", seed=s, **one) for s, one in enumerate(ends)]
+        cell = Results(rows).cell(Where(metric=metric, model="ra", set="familiar"))
+        assert cell is not None
+        assert cell.interval == pytest.approx((0.85 - 1.96 * 0.14, top))
+
+
+def test_splits_of_several_variants_are_those_that_all_have() -> None:
+    rows = [row(variant=name, seed=seed) for name, seed in (("a", 1), ("a", 2), ("b", 2), ("c", 3))]
+    results = Results(rows)
+    assert results.seeds_of(["a"]) == (1, 2)
+    assert results.seeds_of(["a", "b"]) == (2,)
+    assert results.seeds_of(["a", "c"]) == results.seeds_of([]) == ()
+
+
 def test_an_interval_covers_the_mean_of_independent_splits() -> None:
     random = np.random.default_rng(0)
     covered = 0
