@@ -1,7 +1,8 @@
 """Studies: a recipe, its splits and its variants. Each is a function; its docstring says the cost.
 
 A study of one's own is a TOML file: `name`, `recipe` (a recipe or a run file), `seeds`, and a table
-for each variant with `title`, `part` (curve, protocol or ablation) and `changes`.
+for each variant with `title`, `part` (curve, protocol or ablation), `changes`, and `seeds` where it
+is run on some of the splits only.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _from_file(name: str) -> Study:
     if recipe.endswith(".toml"):
         recipe = str(path.parent / recipe)
     try:
-        variants = {key: Variant(**one) for key, one in values.get("variants", {}).items()}
+        variants = {key: _variant(one) for key, one in values.get("variants", {}).items()}
     except TypeError as error:
         raise UsageError(f"{path}: a variant has title, part and changes ({error})") from error
     return Study(
@@ -70,6 +71,11 @@ def _from_file(name: str) -> Study:
         seeds=tuple(values["seeds"]),
         variants=variants,
     )
+
+
+def _variant(values: dict[str, Any]) -> Variant:
+    seeds = values.get("seeds")
+    return Variant(**values | ({} if seeds is None else {"seeds": tuple(seeds)}))
 
 
 def smoke_study() -> Study:
@@ -130,6 +136,8 @@ def emoji_study() -> Study:
     )
 
 
+_ONE = 31
+"""The split of what is looked at, or stands beside a base of its own."""
 _BUDGETS = {"budget-eighth": 1 / 8, "budget-quarter": 1 / 4, "budget-half": 1 / 2}
 _BRIEF = {
     "generate": {"prompts_per_group": 300},
@@ -153,7 +161,7 @@ _BRIEFER = deep_merge(
 _TASKS = Variant(
     title="every task, to be looked at",
     part="sheets",
-    splits=1,
+    seeds=(_ONE,),
     changes={
         "generate": {
             "tasks": ["image", "caption", "infill", "edit", "demonstrate"],
@@ -249,7 +257,7 @@ def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
         rest = deep_merge(_BRIEFER, {"memories": {name: {"roles": ["train"], "share": share}}})
         one = _ablation(f"{name} of the memory, training as it is", half, rest)
         found[f"memory-{name}"] = replace(one, memory=name)
-    return {name: replace(one, splits=1) for name, one in found.items()}
+    return {name: replace(one, seeds=(_ONE,)) for name, one in found.items()}
 
 
 def _ablation(title: str, generator: dict[str, Any], rest: dict[str, Any] | None = None) -> Variant:

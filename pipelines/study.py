@@ -50,8 +50,8 @@ class Variant:
     changes: Mapping[str, Any]
     """Laid over the recipe. `generators`, when given, names all that the variant trains: the
     recipe's others are left out."""
-    splits: int | None = None
-    """Only the first so many seeds; None: all."""
+    seeds: tuple[int, ...] | None = None
+    """Splits of the study that have it; None: all."""
     k: int = 2
     """Contexts at which its line of the ablation table is measured."""
     memory: str = "restricted"
@@ -80,7 +80,8 @@ class Study:
         """Refuses what cannot be told apart.
 
         Raises:
-            UsageError: a variant is called main, or there is no seed, or one comes twice.
+            UsageError: a variant is called main or asks for a split that the study has not, or
+                there is no seed, or one comes twice.
         """
         if MAIN in self.variants:
             raise UsageError(f"study {self.name}: no variant may be called {MAIN}; rename it")
@@ -88,6 +89,12 @@ class Study:
             raise UsageError(f"study {self.name}: base {self.base} is no variant of it")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"study {self.name}: give one seed or more, each once")
+        for name, one in self.variants.items():
+            if unknown := sorted(set(one.seeds or ()) - set(self.seeds)):
+                raise UsageError(
+                    f"study {self.name}, variant {name}: there is no split {unknown[0]}; there are "
+                    f"{', '.join(map(str, self.seeds))}"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,8 +103,7 @@ class Study:
 
     def of_split(self, seed: int) -> tuple[str, ...]:
         """Variants that a split has, main first."""
-        place = self.seeds.index(seed)
-        kept = (n for n, one in self.variants.items() if one.splits is None or place < one.splits)
+        kept = (n for n, one in self.variants.items() if one.seeds is None or seed in one.seeds)
         return (MAIN, *kept)
 
     @property

@@ -20,6 +20,7 @@ seeds = [0]
 [variants.alpha-0]
 title = "alpha 0"
 part = "ablation"
+seeds = [0]
 changes = { generators = { ra = { stream = { alpha = 0.0 } } } }
 """
 
@@ -136,13 +137,15 @@ def test_a_study_runs_goes_on_and_writes_its_page(
     assert page.read_text(encoding="utf-8") == text
     assert read_rows(page.parent / "results" / "tiny.parquet") == rows
 
-    file.write_text(file.read_text("utf-8").replace("seeds = [0]", "seeds = [0, 1]"), "utf-8")
+    two = file.read_text("utf-8").replace("seeds = [0]", "seeds = [0, 1]", 1)
+    file.write_text(two, encoding="utf-8")
     table = page.parent / "results" / "tiny.parquet"
     elsewhere = [row | {"seed": 1} for row in rows]  # of this recipe is only what split 0 made
     write_rows([*rows, *elsewhere], table)
     gathered = lab.racm3("study", str(file), *told, "--gather", executor="local")
     assert json.loads(gathered.stdout)["left_out"] == ["alpha-0 of split 1", "main of split 1"]
     assert read_rows(table) == rows
+    file.write_text(two.replace("seeds = [0]", "seeds = [0, 1]"), encoding="utf-8")
     recipes = plan_study(load_study(str(file)), 1, LocalStore(lab.store), lab.folder).recipes
     elsewhere = [row | {"recipe": recipes[row["variant"]]} for row in elsewhere]
     write_rows([*rows, *elsewhere], table)

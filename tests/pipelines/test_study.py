@@ -184,6 +184,15 @@ def test_seeds_come_once_each(seeds: tuple[int, ...]) -> None:
         Study(name="test", recipe=base.recipe, seeds=seeds, variants={})
 
 
+def test_a_variant_is_on_the_splits_that_it_names() -> None:
+    base = with_variant({})
+    one = replace(base.variants["changed"], seeds=(1,))
+    study = replace(base, variants={"changed": one})
+    assert (study.of_split(0), study.of_split(1)) == ((MAIN,), (MAIN, "changed"))
+    with pytest.raises(UsageError, match="variant changed: there is no split 7; there are 0, 1"):
+        replace(base, variants={"changed": replace(one, seeds=(1, 7))})
+
+
 def test_a_plan_on_an_empty_store_has_no_scores_and_writes_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     plan = plan_study(smoke_study(), 0, store, tmp_path / "cache")
