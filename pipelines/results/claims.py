@@ -92,6 +92,7 @@ def _distance(
     less = 1 - ours.mean / base.mean if base.mean > 0 else 0.0
     asked = _LEAST_REDUCTION if name == "familiar" and other == VANILLA else 0.0
     bar = "lower, intervals disjoint" + (f", by {asked:.0%} at least" if asked else "")
+    pairs = results.cell(where, metric=f"{metric}_difference") if other == VANILLA else None
     yield Claim(
         part=_PART[name],
         title=f"{title}{', times 1000,' if scale > 1 else ''} below {who}",
@@ -99,7 +100,8 @@ def _distance(
         bar=bar,
         measured=f"{number(ours, scale)} against {number(base, scale)}: "
         f"{abs(less):.0%} {'less' if less >= 0 else 'more'}; "
-        f"disjoint on {alone} of {seeds} splits alone",
+        f"disjoint on {alone} of {seeds} splits alone"
+        + (f"; prompt by prompt {number(pairs, scale)}" if pairs else ""),
         holds=ours.surely_below(base) and less >= asked,
     )
 

@@ -122,6 +122,17 @@ def test_the_bar_of_kid_on_familiar_documents(
     assert [claim.holds for claim in found] == [holds]
 
 
+def test_a_distance_is_told_prompt_by_prompt_where_that_was_measured() -> None:
+    rows = distances(0.0005, 0.001)
+    pairs = [
+        row(metric="kid_difference", seed=seed, value=-5e-4, low=-6e-4, high=-4e-4)
+        for seed in range(3)
+    ]
+    (without,), (told,) = (claims(Results(some), budgets=()) for some in (rows, rows + pairs))
+    assert "prompt by prompt" not in without.measured
+    assert told.measured == f"{without.measured}; prompt by prompt -0.5 [-0.558, -0.442]"
+
+
 def test_a_curve_is_over_the_splits_that_all_its_budgets_have() -> None:
     points = {"budget-half": (1e12, 4.0), "main": (4e12, 2.0)}
     rows = curve("ra", 2, "restricted", points)
