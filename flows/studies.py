@@ -118,6 +118,7 @@ def emoji_study() -> Study:
             "captions-by-likelihood": Variant(
                 title="Captions ranked by their own likelihood, as in the paper",
                 part="protocol",
+                seeds=_PROTOCOLS,
                 changes=deep_merge(
                     _BRIEF,
                     {
@@ -136,8 +137,8 @@ def emoji_study() -> Study:
     )
 
 
-_ONE = 31
-"""The split of what is looked at, or stands beside a base of its own."""
+_ABLATIONS, _CURVE, _PROTOCOLS = (31,), (31, 33), (33,)
+"""Splits of the parts: `main` is on all three; the rest is on fewer, since hours are short."""
 _BUDGETS = {"budget-eighth": 1 / 8, "budget-quarter": 1 / 4, "budget-half": 1 / 2}
 _BRIEF = {
     "generate": {"prompts_per_group": 300},
@@ -161,7 +162,7 @@ _BRIEFER = deep_merge(
 _TASKS = Variant(
     title="every task, to be looked at",
     part="sheets",
-    seeds=(_ONE,),
+    seeds=_ABLATIONS,
     changes={
         "generate": {
             "tasks": ["image", "caption", "infill", "edit", "demonstrate"],
@@ -181,6 +182,7 @@ def _budget(recipe: dict[str, Any], name: str, share: float) -> Variant:
     return Variant(
         title=f"{name.removeprefix('budget-')} of the compute",
         part="curve",
+        seeds=_CURVE,
         changes=_BRIEF | {"generators": changes},
     )
 
@@ -203,6 +205,7 @@ def _equal_documents(recipe: dict[str, Any]) -> Variant:
     return Variant(
         title="Equal main documents",
         part="protocol",
+        seeds=_PROTOCOLS,
         changes=_BRIEF
         | {
             "generators": {
@@ -257,7 +260,7 @@ def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
         rest = deep_merge(_BRIEFER, {"memories": {name: {"roles": ["train"], "share": share}}})
         one = _ablation(f"{name} of the memory, training as it is", half, rest)
         found[f"memory-{name}"] = replace(one, memory=name)
-    return {name: replace(one, seeds=(_ONE,)) for name, one in found.items()}
+    return {name: replace(one, seeds=_ABLATIONS) for name, one in found.items()}
 
 
 def _ablation(title: str, generator: dict[str, Any], rest: dict[str, Any] | None = None) -> Variant:

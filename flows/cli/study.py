@@ -118,7 +118,7 @@ def _keep(asked: Study, page: Path) -> list[str]:
     """Writes the numbers of the runs in the store beside the page, with those already there.
 
     Returns:
-        Names of the runs already there that are of another recipe, and so are left out.
+        What was there and is left out, being of another recipe.
     """
     from pipelines.errors import UsageError
     from pipelines.results.retriever_cost import retriever_rows
@@ -143,7 +143,11 @@ def _keep(asked: Study, page: Path) -> list[str]:
     folder = page.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / f"{asked.name}.parquet"
-    kept = read_rows(table) if table.is_file() else []
+    older: list[str] = []
+    try:
+        kept = read_rows(table) if table.is_file() else []
+    except UsageError:  # of a version with other columns: what was run must not be lost for it
+        kept, older = [], [f"all that was in {table} (it has other columns)"]
     rows, left_out = join(gather(named_store(), found, recipes, beside), kept, recipes)
     write_rows(rows, table)
     for plan in plans.values():
@@ -151,7 +155,7 @@ def _keep(asked: Study, page: Path) -> list[str]:
             models = {name: one for name, one in parts.items() if name != "documents"}
             for task, png in draw_sheets(named_store(), models, parts["documents"]).items():
                 (folder / f"sheet-{variant}-{task}.png").write_bytes(png)
-    return [f"{variant} of split {seed}" for variant, seed in left_out]
+    return older + [f"{variant} of split {seed}" for variant, seed in left_out]
 
 
 def _write(asked: Study, page: Path) -> dict[str, Any]:

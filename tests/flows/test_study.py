@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.cli.study import study
@@ -135,6 +137,11 @@ def test_a_study_runs_goes_on_and_writes_its_page(
     page.unlink()
     lab.racm3("study", str(file), *told, "--gather", executor="local")
     assert page.read_text(encoding="utf-8") == text
+    assert read_rows(page.parent / "results" / "tiny.parquet") == rows
+    older = pa.Table.from_pylist(rows).drop_columns("recipe")
+    pq.write_table(older, page.parent / "results" / "tiny.parquet")
+    gathered = lab.racm3("study", str(file), *told, "--gather", executor="local")
+    assert "it has other columns" in json.loads(gathered.stdout)["left_out"][0]
     assert read_rows(page.parent / "results" / "tiny.parquet") == rows
 
     two = file.read_text("utf-8").replace("seeds = [0]", "seeds = [0, 1]", 1)
