@@ -25,6 +25,9 @@ __all__ = ["Bars", "Lines", "MemoryWatch", "watcher"]
 
 _LINE_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
+_SAMPLING_SHARE = 0.02
+"""Most of one core that watching memory may take: to count shared pages once, the kernel walks all
+pages of every process, a tenth of a second for a Ray session on a slow machine."""
 
 
 @contextmanager
@@ -145,9 +148,15 @@ class MemoryWatch:
 
     def _loop(self) -> None:
         while True:
+            begun = time.thread_time()
             self.peak = max(self.peak, _tree_bytes())
-            if self._stop.wait(_SAMPLE_SECONDS):
+            if self._stop.wait(_pause(time.thread_time() - begun)):
                 return
+
+
+def _pause(cost: float) -> float:
+    """Seconds until the next sample, after one that took so much of a core."""
+    return max(_SAMPLE_SECONDS, cost * (1.0 / _SAMPLING_SHARE - 1.0))
 
 
 def _tree_bytes() -> int:
