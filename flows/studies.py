@@ -27,7 +27,8 @@ def load_study(
     """A study by name or TOML file, narrowed to some of its splits and variants.
 
     Raises:
-        UsageError: for an unknown study, split or variant, or a broken file.
+        UsageError: for an unknown study, split or variant, for a variant on a split that has it
+            not, or a broken file.
     """
     study = STUDIES[name]() if name in STUDIES else _from_file(name)
     if unknown := sorted(set(variants or ()) - set(study.names)):
@@ -39,11 +40,17 @@ def load_study(
             f"study {study.name} has no split {unknown_seeds[0]}; it has "
             f"{', '.join(map(str, study.seeds))}"
         )
-    return replace(
+    asked = replace(
         study,
         asked=None if variants is None else tuple(variants),
         asked_seeds=None if seeds is None else tuple(seeds),
     )
+    if not any(asked.asked_of(seed) for seed in asked.splits):
+        raise UsageError(
+            f"study {study.name} has no {' or '.join(variants or ())} on split "
+            f"{' or '.join(map(str, asked.splits))}"
+        )
+    return asked
 
 
 def _from_file(name: str) -> Study:

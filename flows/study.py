@@ -25,9 +25,11 @@ def study(plan: Study) -> dict[str, dict[str, str]]:
     """
     found = {}
     for seed in plan.splits:
+        asked = plan.asked_of(seed)
+        if not asked:
+            continue
         with open_session(plan.run(MAIN, seed), with_sources=True) as session:
             split = united_of(session, plan, seed)
-            asked = plan.asked_of(seed)
             refer = split.of(MAIN) if MAIN in asked else ()
             run_steps(session, split.of(*asked), refer=refer)
             publish_summary(session, "study")

@@ -81,6 +81,10 @@ def test_a_study_can_be_narrowed() -> None:
         ({"name": "nowhere.toml"}, "there is no such file"),
         ({"name": "emoji-study", "variants": ["alpha-7"]}, "has no variant alpha-7"),
         ({"name": "emoji-study", "seeds": [3]}, "has no split 3"),
+        (
+            {"name": "emoji-study", "seeds": [32], "variants": ["alpha-0", "k-4"]},
+            "has no alpha-0 or k-4 on split 32",
+        ),
     ],
 )
 def test_a_wrong_study_is_one_sentence(arguments: dict[str, Any], said: str) -> None:
