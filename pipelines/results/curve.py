@@ -48,11 +48,7 @@ def compute_curve(
     Over the splits that all of these variants have: splits differ more than budgets do.
     """
     variants = [MAIN, *(name for name in budgets if name in results.variants)]
-    common = {
-        seed
-        for seed in results.seeds
-        if all((variant, seed) in results.artifacts for variant in variants)
-    }
+    common = set(results.seeds_of(variants))
     points = []
     for variant in variants:
         where = Where(metric=metric, model=model, task=task, set=documents, k=k, memory=memory)

@@ -71,7 +71,7 @@ def test_a_study_can_be_narrowed() -> None:
     assert study.splits == (32,)
     assert study.asked_of(31) == (MAIN, "alpha-0")
     assert study.asked_of(32) == (MAIN,)  # ablations are of the first split, whatever is asked
-    assert load_study("emoji-study", variants=["budget-half"]).asked_of(33) == ("budget-half",)
+    assert load_study("emoji-study", variants=["budget-eighth"]).asked_of(33) == ("budget-eighth",)
 
 
 @pytest.mark.parametrize(
