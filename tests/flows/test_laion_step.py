@@ -2,6 +2,8 @@
 
 4,096 tokens at most, 1,024 image tokens, 65,536 ids, two contexts, packed rows, bfloat16 and
 recomputed activations as the recipe has them; only the batch is smaller. Codes and words are noise.
+A processor without AVX-512 multiplies in bfloat16 at a sixth of its speed in float32 (7.9 and 48.6
+GFLOP/s on one core of an EPYC): there the step is in float32.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ def test_a_step_of_the_125m_lowers_the_loss_of_its_batch() -> None:
         for seed in range(50)
         if [len(row.context_ids) for row in _record(layout, stream, seed).rows] == [2, 0]
     )
+    quick = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
     shape = config.shape(num_places=0)
     model = Generator(
         shape, vocabulary, generator=torch.Generator().manual_seed(0), init=config.init
@@ -77,9 +80,10 @@ def test_a_step_of_the_125m_lowers_the_loss_of_its_batch() -> None:
         layout=layout,
         config=stream,
         seed=seed,
-        autocast=torch.bfloat16 if config.bf16 else None,
+        autocast=torch.bfloat16 if quick else None,
     )
     assert config.checkpoint_activations
+    assert config.bf16
     schedule = replace(config.fit, steps=1, flops_budget=None, warmup_steps=0)
     result = fit(task, schedule)
     (row,) = result.log
