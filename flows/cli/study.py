@@ -15,6 +15,7 @@ from flows.cli.options import AsJson, StoreOption
 from flows.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
+    from pipelines.results.rows import Row
     from pipelines.study import Study, StudyPlan
 
 __all__ = ["show_study", "study"]
@@ -122,7 +123,7 @@ def _keep(asked: Study, page: Path) -> list[str]:
     """
     from pipelines.errors import UsageError
     from pipelines.results.retriever_cost import retriever_rows
-    from pipelines.results.rows import gather, join, read_rows, write_rows
+    from pipelines.results.rows import gather, join, write_rows
     from pipelines.results.sheets import draw_sheets
     from pipelines.study import MAIN
 
@@ -143,11 +144,7 @@ def _keep(asked: Study, page: Path) -> list[str]:
     folder = page.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / f"{asked.name}.parquet"
-    older: list[str] = []
-    try:
-        kept = read_rows(table) if table.is_file() else []
-    except UsageError:  # of a version with other columns: what was run must not be lost for it
-        kept, older = [], [f"all that was in {table} (it has other columns)"]
+    kept, older = _earlier(table)
     rows, left_out = join(gather(named_store(), found, recipes, beside), kept, recipes)
     write_rows(rows, table)
     for plan in plans.values():
@@ -156,6 +153,19 @@ def _keep(asked: Study, page: Path) -> list[str]:
             for task, png in draw_sheets(named_store(), models, parts["documents"]).items():
                 (folder / f"sheet-{variant}-{task}.png").write_bytes(png)
     return older + [f"{variant} of split {seed}" for variant, seed in left_out]
+
+
+def _earlier(table: Path) -> tuple[list[Row], list[str]]:
+    """Rows of the table beside the page; and what of it cannot be kept, in words."""
+    from pipelines.errors import UsageError
+    from pipelines.results.rows import read_rows
+
+    if not table.is_file():
+        return [], []
+    try:
+        return read_rows(table), []
+    except UsageError:  # of a version with other columns: what was run must not be lost for it
+        return [], [f"all that was in {table} (it has other columns)"]
 
 
 def _write(asked: Study, page: Path) -> dict[str, Any]:
