@@ -1,8 +1,8 @@
 """Studies: a recipe, its splits and its variants. Each is a function; its docstring says the cost.
 
 A study of one's own is a TOML file: `name`, `recipe` (a recipe or a run file), `seeds`, and a table
-for each variant with `title`, `part` (curve, protocol or ablation), `changes`, and `seeds` where it
-is run on some of the splits only.
+for each variant with `title`, `part` (curve, protocol, ablation or few-shot), `changes`, and
+`seeds` where it is run on some of the splits only.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def emoji_study() -> Study:
                 ),
             ),
             **_ablations(recipe),
+            "few-shot": _few_shot(recipe),
             "tasks": _TASKS,
         },
         base="ablation-base",
@@ -220,6 +221,24 @@ def _equal_documents(recipe: dict[str, Any]) -> Variant:
                 name: {"fit": fit, "stream": stream, "total_steps": ours["total_steps"]}
                 for name in recipe["generators"]
             }
+        },
+    )
+
+
+def _few_shot(recipe: dict[str, Any]) -> Variant:
+    """Demonstrations by another hand than the picture's; beside vanilla CM3 one of a plain start.
+
+    The start of weights copies, whether a generator has learnt to read contexts or not.
+    """
+    plain = deep_merge(recipe["generators"]["vanilla"], {"induction_start": False})
+    return Variant(
+        title="demonstrations by another hand",
+        part="few-shot",
+        changes={
+            "generate": {"tasks": []},
+            "score": {"few_shot": {"demonstrations": "memory"}},
+            "memories": {"random": False},
+            "generators": {"ra": {}, "vanilla": {}, "vanilla-plain": plain},
         },
     )
 

@@ -124,8 +124,10 @@ class _Maker:
                 config.image_tokenizer,
                 fit_inputs,
             ),
-            ("train_scorer", TrainEncoder("scorer"), config.scorer, fit_inputs),
         ]
+        if config.generate.tasks:
+            scorer = ("train_scorer", TrainEncoder("scorer"), config.scorer, fit_inputs)
+            fits.append(scorer)
         if config.encoder is not None:
             encoder = ("train_encoder", TrainEncoder("encoder"), config.encoder, fit_inputs)
             fits.insert(1, encoder)
@@ -213,18 +215,21 @@ class _Maker:
     def evaluation(self) -> list[Step]:
         """Generations of every generator with every memory it reads, and the scores."""
         steps, generations = [], {}
-        for model, config in self.config.generators.items():
+        drawn = self.config.generators if self.config.generate.tasks else {}
+        for model, config in drawn.items():
             for memory in self.config.memories if config.stream.max_k else (NO_MEMORY,):
                 step = self._generate(model, memory)
                 steps.append(step)
                 generations[f"generations.{model}.{memory}"] = step.label
         inputs = generations | {
             "documents": "curate_documents",
-            "scorer": "train_scorer",
             "image_tokenizer": "train_image_tokenizer",
             "text_tokenizer": "train_text_tokenizer",
             "train": "assemble_examples[train]",
         }
+        inputs |= {"scorer": "train_scorer"} if drawn else {}
+        if self.config.score.few_shot.shows_memory:
+            inputs |= {"image_tokens": "tokenize_images"}
         inputs |= {f"generator.{m}": f"train_generator[{m}]" for m in self.config.generators}
         inputs |= {
             f"examples.{m}": f"assemble_examples[evaluation, {m}]" for m in self.config.memories

@@ -29,6 +29,7 @@ __all__ = [
     "IMAGE_VECTORS",
     "INDEX",
     "KEPT",
+    "MEMORY_ROLES",
     "context_pool",
     "documents_of",
     "examples_of",
@@ -50,6 +51,8 @@ __all__ = [
 
 KEPT = "kept"
 """The outcome that sends a row on."""
+MEMORY_ROLES = ("train", "memory")
+"""Roles of documents that a memory may hold."""
 INDEX = "index.faiss"
 DOCUMENT_VECTORS = "document_vectors.npy"
 IMAGE_VECTORS = "image_vectors.npy"

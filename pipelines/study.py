@@ -44,9 +44,9 @@ class Variant:
 
     title: str
     """What is different, in a few words."""
-    part: Literal["curve", "protocol", "ablation", "sheets"]
+    part: Literal["curve", "protocol", "ablation", "few-shot", "sheets"]
     """What it is for: a point of the compute curve, another protocol of fairness, a line of the
-    ablation table, sheets of what is drawn."""
+    ablation table, another way of few-shot classification, sheets of what is drawn."""
     changes: Mapping[str, Any]
     """Laid over the recipe. `generators`, when given, names all that the variant trains: the
     recipe's others are left out."""

@@ -170,6 +170,15 @@ def annotations_of(one: Any) -> Iterator[Any]:
 CONFIGS = configs()
 
 
+def test_a_setting_that_came_later_is_read_back_as_what_was_done_before() -> None:
+    """It is left out of manifests at that value (ADR 0012), so that must be its default."""
+    listed = {name: one.later for name, one in CONFIGS.items() if getattr(one, "later", None)}
+    assert listed
+    for name, later in listed.items():
+        for field, before in later.items():
+            assert CONFIGS[name].model_fields[field].default == before, f"{name}.{field}"
+
+
 def test_configs_are_found() -> None:
     for stage in STAGES:
         assert importlib.import_module(f"pipelines.stages.{stage}").Config in CONFIGS.values()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipelines.results.curve import share_of_compute
 from pipelines.results.summary import Results, Where
 from pipelines.results.tables import RANDOM, SCALE, number
+from pipelines.study import MAIN
 
 __all__ = ["FEW_SHOT", "PARTS", "Claim", "claims"]
 
@@ -54,12 +55,15 @@ class Claim:
     holds: bool
 
 
-def claims(results: Results, *, budgets: Sequence[str]) -> list[Claim]:
+def claims(
+    results: Results, *, budgets: Sequence[str], few_shot: Mapping[str, str] | None = None
+) -> list[Claim]:
     """All claims that the study has numbers for.
 
     Args:
         results: of the study.
         budgets: its variants that are points of the compute curve.
+        few_shot: titles of its variants that classify in another way than main, by name.
     """
     found: list[Claim] = []
     for name, group, memory in _SETS:
@@ -69,7 +73,10 @@ def claims(results: Results, *, budgets: Sequence[str]) -> list[Claim]:
         found += _captions(results, name, group, memory)
         found += _perplexities(results, name, group, memory)
         found += _wrong(results, name, group)
-    return [*found, *_compute(results, budgets), *_few_shot(results)]
+    found += _compute(results, budgets)
+    for variant, title in {MAIN: "", **(few_shot or {})}.items():
+        found += _few_shot(results, variant, title)
+    return found
 
 
 def _distance(
@@ -197,14 +204,16 @@ def _compute(results: Results, budgets: Sequence[str]) -> Iterator[Claim]:
         )
 
 
-def _few_shot(results: Results) -> Iterator[Claim]:
-    slices = [pair for pair in results.slices() if pair[1] in ("", NEW)]
+def _few_shot(results: Results, variant: str, title: str) -> Iterator[Claim]:
+    slices = [pair for pair in results.slices(variant) if pair[1] in ("", NEW)]
     for metric, how in FEW_SHOT.items():
+        ways = ", ".join(filter(None, (how.partition(",")[0].partition(":")[0], title)))
         for name, group in slices:
             for k, paper in _FEW_SHOT_KS.items():
                 where = Where(
-                    metric=metric, model=OURS, task="classify", set=name, group=group, k=k
+                    metric=metric, model=OURS, variant=variant, task="classify", set=name, k=k
                 )
+                where = replace(where, group=group)
                 ours, base = results.cell(where), results.cell(where, model=VANILLA)
                 if ours is None or base is None:
                     continue
@@ -213,7 +222,7 @@ def _few_shot(results: Results) -> Iterator[Claim]:
                 chance = ours.surely(_CHANCE, above=True)
                 yield Claim(
                     part="few-shot",
-                    title=f"Few-shot accuracy, k = {k}, {how.partition(',')[0].partition(':')[0]}",
+                    title=f"Few-shot accuracy, k = {k}, {ways}",
                     where=f"{name}, {group}" if group else name,
                     bar=f"above vanilla CM3 and chance{paper}",
                     measured=f"{number(ours)} against {number(base)}; gain {number(gain)}; "

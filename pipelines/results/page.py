@@ -108,8 +108,9 @@ def render(
     known = {name: one for name, one in variants.items() if name in results.variants}
     budgets = [name for name, one in known.items() if one.part == "curve"]
     ablations = {name: one for name, one in known.items() if one.part == "ablation"}
+    few_shot = {name: one.title for name, one in known.items() if one.part == "few-shot"}
     parts = {
-        "claims": _claims(claims(results, budgets=budgets)),
+        "claims": _claims(claims(results, budgets=budgets, few_shot=few_shot)),
         "slices": [
             (title, main_table(results, documents=set_, group=group, memory=memory))
             for set_, group, memory, title in _SLICES
@@ -128,7 +129,7 @@ def render(
         "contexts": k_table(results),
         "memories": memory_table(results),
         "recall": recall_table(results),
-        "few_shot": [(how, few_shot_table(results, metric)) for metric, how in FEW_SHOT.items()],
+        "few_shot": _few_shot(results, few_shot),
         "compute": compute_table(results, known),
         "artifacts": markdown_table(
             ["variant", "split", "scores"],
@@ -151,6 +152,18 @@ def render(
         **parts,
     )
     return Page(markdown=markdown.rstrip() + "\n", pictures=pictures)
+
+
+def _few_shot(results: Results, variants: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Heading and table of every way that was measured: main's, then those of other variants."""
+    found = []
+    for variant, title in {MAIN: "", **variants}.items():
+        for metric, how in FEW_SHOT.items():
+            table = few_shot_table(results, metric, variant=variant)
+            if table:
+                ways = ", ".join(filter(None, (title, how)))
+                found.append((ways[0].upper() + ways[1:], table))
+    return found
 
 
 def _claims(found: Sequence[Claim]) -> list[tuple[str, str, str]]:

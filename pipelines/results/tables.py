@@ -193,16 +193,18 @@ def k_table(results: Results, *, model: str = "ra") -> str:
     return markdown_table(["K", *titles], lines)
 
 
-def few_shot_table(results: Results, metric: str) -> str:
-    """Accuracy of each generator by the number of demonstrations."""
+def few_shot_table(results: Results, metric: str, *, variant: str = MAIN) -> str:
+    """Accuracy of each generator by the number of demonstrations; empty where there is none."""
     lines = []
-    for name, group in results.slices():
-        for model in results.models():
-            where = Where(metric=metric, model=model, task="classify", set=name, group=group)
+    for name, group in results.slices(variant):
+        for model in results.models(variant):
+            where = Where(metric=metric, model=model, variant=variant, task="classify", set=name)
+            where = replace(where, group=group)
             cells = [results.cell(where, k=k) for k in (1, 2, 4, 8)]
             if any(cells):
                 lines.append([_slice(name, group), model, *(number(cell) for cell in cells)])
-    return markdown_table(["documents", "generator", "k = 1", "2", "4", "8"], lines)
+    titles = ["documents", "generator", "k = 1", "2", "4", "8"]
+    return markdown_table(titles, lines) if lines else ""
 
 
 def memory_table(results: Results) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from pipelines.runtime.reader import Reader, Selection
 from storage_schemas.manifest import Shard
@@ -37,6 +37,18 @@ class StageConfig(BaseModel):
     """Base of every stage's config: frozen, unknown keys refused; holds only what changes bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    later: ClassVar[Mapping[str, Any]] = {}
+    """Fields that came when there were artifacts already, each with the value that says what was
+    done before. At that value a field is left out of what is dumped, so that fingerprints stay and
+    an upgrade makes nothing anew. A field whose coming changed the result is no such field: bump
+    the stage's version."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        as_before = [name for name, value in self.later.items() if getattr(self, name) == value]
+        return {name: value for name, value in values.items() if name not in as_before}
 
     def canonical(self) -> dict[str, Any]:
         """As plain JSON: what enters fingerprints and manifests."""

@@ -4,19 +4,24 @@ Asked in two ways: which label is the likelier under the image (`direct`, as the
 under which class's demonstration the image is the likelier (`channel`, `racm3.sampling.channel`).
 The same trials for every generator and both ways. A row of its own tells of the categories of
 which no document is trained on, where there are two or more.
+
+What is shown is of the evaluation set, as what is asked, or it is what the memory holds of the same
+concepts and captions: drawn or photographed by others, as the contexts are that a generator reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from pipelines.records import KEPT, MEMORY_ROLES
 from pipelines.runtime.stage import StageConfig
 from pipelines.scoring.board import Board, Slice
 from pipelines.scoring.perplexities import Contender, Protocol
@@ -36,15 +41,19 @@ __all__ = [
     "DEMONSTRATIONS",
     "METRICS",
     "NEW",
+    "OF_MEMORY",
     "FewShotConfig",
     "Pool",
     "measure_few_shot",
     "pool_of",
+    "shown_by_memory",
 ]
 
 TASK = "classify"
 DEMONSTRATIONS = "demonstrations"
 """Stands where a memory's name stands: what is in front was not retrieved."""
+OF_MEMORY = "demonstrations of the memory"
+"""The same, where it came out of the memory though nobody asked it."""
 NEW = "new categories"
 """The group of the trials whose two categories were never trained on."""
 Method = Literal["direct", "channel"]
@@ -60,6 +69,8 @@ _PAPER = {1: "RA-CM3 0.78, vanilla CM3 0.53 [S]", 8: "RA-CM3 0.90 [S]"}
 class FewShotConfig(StageConfig):
     """How trials of few-shot classification are made; none by default."""
 
+    later: ClassVar[Mapping[str, Any]] = {"demonstrations": "set"}
+
     trials: int = Field(0, ge=0, description="of each evaluation set; 0: not measured")
     ks: tuple[int, ...] = Field((1, 2, 4, 8), description="demonstrations of each class")
     methods: tuple[Method, ...] = Field(
@@ -67,12 +78,22 @@ class FewShotConfig(StageConfig):
         description="direct: the likelier label under the image; channel: the class under whose "
         "demonstration and label the image is likelier",
     )
+    demonstrations: Literal["set", "memory"] = Field(
+        "set",
+        description="set: documents of the set that is asked about; memory: what the memory holds "
+        "of their concepts and captions",
+    )
     labels: tuple[str, str] = Field(("dax", "wug"), description="captions of the two classes")
     all_orders: bool = Field(True, description="average over the orders of the demonstrations")
     all_labels: bool = Field(
         True, description="average over which label stands for which class; the paper does not"
     )
     calibrate: bool = Field(False, description="divide by what the labels have without the image")
+
+    @property
+    def shows_memory(self) -> bool:
+        """Whether what is shown has to be looked up in the memory."""
+        return self.trials > 0 and self.demonstrations == "memory"
 
     @field_validator("ks")
     @classmethod
@@ -99,6 +120,12 @@ class Pool:
     """By document id."""
     trained: Set[str]
     """Categories of training documents."""
+    stand_ins: Mapping[str, str] | None = None
+    """Id of what is shown in place of a document, by the document's; None: itself."""
+
+    def codes_shown(self, document_id: str) -> tuple[int, ...]:
+        """Of the image that demonstrates what a document shows."""
+        return self.codes[(self.stand_ins or {}).get(document_id, document_id)]
 
 
 def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
@@ -125,6 +152,36 @@ def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
         members={name: tuple(found.values()) for name, found in sorted(members.items())},
         codes=codes,
         trained=frozenset(trained),
+    )
+
+
+def shown_by_memory(pool: Pool, documents: pa.Table, image_tokens: pa.Table) -> Pool:
+    """The pool's documents for which the memory holds another of the same concept and caption.
+
+    Args:
+        pool: As of `pool_of`.
+        documents: All, with `document_id`, `concept`, `caption`, `role` and `outcome`.
+        image_tokens: `document_id` and `codes` of the memory's at least.
+    """
+    asked = {one.document_id for some in pool.members.values() for one in some}
+    subjects, held = {}, dict[tuple[str, str], str]()
+    for row in documents.filter(pc.equal(documents["outcome"], KEPT)).to_pylist():
+        subject = row["concept"] or row["document_id"], row["caption"]
+        if row["document_id"] in asked:
+            subjects[row["document_id"]] = subject
+        elif row["role"] in MEMORY_ROLES:
+            held[subject] = min(held.get(subject, row["document_id"]), row["document_id"])
+    stand_ins = {name: held[subject] for name, subject in subjects.items() if subject in held}
+    shown = pc.is_in(image_tokens["document_id"], value_set=pa.array(sorted(stand_ins.values())))
+    rows = image_tokens.filter(shown).select(["document_id", "codes"]).to_pylist()
+    return replace(
+        pool,
+        members={
+            name: tuple(one for one in some if one.document_id in stand_ins)
+            for name, some in pool.members.items()
+        },
+        codes={**pool.codes, **{row["document_id"]: tuple(row["codes"]) for row in rows}},
+        stand_ins=stand_ins,
     )
 
 
@@ -198,7 +255,7 @@ def _told(
         Question(
             image=pool.codes[trial.asked],
             demonstrations=tuple(
-                tuple(pool.codes[name] for name in pair) for pair in trial.demonstrations
+                tuple(map(pool.codes_shown, pair)) for pair in trial.demonstrations
             ),
         )
         for trial in trials
@@ -249,7 +306,7 @@ def _add(
             task=TASK,
             where=where,
             k=k,
-            memory=DEMONSTRATIONS,
+            memory=OF_MEMORY if config.shows_memory else DEMONSTRATIONS,
         )
 
 
@@ -261,6 +318,7 @@ def _how(trials: Sequence[Trial], method: Method, config: FewShotConfig) -> str:
         f"two of {len(categories)} categories at a time, labelled {labels}; chance is 0.5",
         _channel(both_labels) if method == "channel" else _direct(both_labels, config),
         "images of one trial show different concepts",
+        *(["what the memory holds of a concept demonstrates it"] if config.shows_memory else []),
         "a generator trained without contexts reads the same sequence, the demonstrations in the "
         "slot of the main document; intervals over concepts of the images asked about",
     )

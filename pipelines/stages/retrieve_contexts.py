@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipelines.records import INDEX, memory_of, vector_matrix
+from pipelines.records import INDEX, MEMORY_ROLES, memory_of, vector_matrix
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.reader import Selection as Input
 from pipelines.runtime.stage import (
@@ -32,8 +32,6 @@ from storage_schemas.tables import TABLES
 
 __all__ = ["Config", "RetrieveContexts"]
 
-_IN_MEMORY = {"train", "memory"}
-"""Roles whose documents the memory may hold: what they ask must not give them back."""
 _BATCH = 64
 
 Side = Literal["text", "image"]
@@ -90,7 +88,7 @@ class RetrieveContexts(ShardStage[Config]):
 
         def run(plan: ShardPlan, reader: Reader) -> ShardOutput:
             table = reader.tables(plan.inputs["embeddings"])
-            if plan.tags["role"] in _IN_MEMORY:
+            if plan.tags["role"] in MEMORY_ROLES:  # what it asks must not give itself back
                 return _answer(ask, list(_known_queries(table, whole=config.whole_queries)))
             return _answer(ask, list(_prompts(table)))
 

@@ -33,7 +33,13 @@ from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Wo
 from pipelines.scoring.baselines import copies, floor
 from pipelines.scoring.board import Board, Place, Slice, slices_of
 from pipelines.scoring.copying import add_copy_rates, fed_documents
-from pipelines.scoring.few_shot import FewShotConfig, Pool, measure_few_shot, pool_of
+from pipelines.scoring.few_shot import (
+    FewShotConfig,
+    Pool,
+    measure_few_shot,
+    pool_of,
+    shown_by_memory,
+)
 from pipelines.scoring.inception import InceptionWeights, open_inception
 from pipelines.scoring.perplexities import Asked, Contender, Protocol, measure_perplexities
 from pipelines.scoring.retrieval import add_recall, counterparts
@@ -91,8 +97,9 @@ class ScoreGenerations(FitStage[Config]):
     """`scores` from generators, evaluation examples by memory, and generations.
 
     Inputs are named `generator.<model>`, `examples.<memory>`, `generations.<model>.<memory>`,
-    `train` (wrong contexts are drawn from it), `documents`, `scorer`, `image_tokenizer`,
-    `text_tokenizer`.
+    `train` (wrong contexts are drawn from it), `documents`, `image_tokenizer`, `text_tokenizer`;
+    `scorer`, where there are generations; `image_tokens`, of the memory, where few-shot
+    classification shows what the memory holds.
     """
 
     name = "score_generations"
@@ -124,7 +131,8 @@ class ScoreGenerations(FitStage[Config]):
             facts["few_shot_left_out"] = measure_few_shot(
                 board, reading, work.pool(), work.text, config.few_shot, protocol, work.tick
             )
-        work.add_samples(board)
+        if work.answered:
+            work.add_samples(board)
         work.add_recall(board)
         work.add_compute(board)
         table = board.table()
@@ -154,8 +162,16 @@ class _Work:
         return self.reader.tables(self.inputs[name].tables("examples"))
 
     def pool(self) -> Pool:
-        """What few-shot classification asks and shows: evaluation documents of every memory."""
-        return pool_of(map(self.tables, self._named("examples.")), self.tables("train"))
+        """What few-shot classification asks, evaluation documents of every memory, and shows."""
+        pool = pool_of(map(self.tables, self._named("examples.")), self.tables("train"))
+        if self.config.few_shot.demonstrations == "set":
+            return pool
+        columns = ["document_id", "concept", "caption", "role", "outcome"]
+        documents = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
+        codes = self.reader.tables(
+            self.inputs["image_tokens"].tables("image_tokens"), ["document_id", "codes"]
+        )
+        return shown_by_memory(pool, documents, codes)
 
     def tick(self, note: str) -> None:
         """One more thing is done."""
@@ -206,7 +222,7 @@ class _Work:
         """The examples of each memory, with the extent of their images and captions."""
         found = {}
         for memory, examples in self.examples.items():
-            sizes = [self.truth.images[e.document_id].shape for e in examples]
+            sizes = [self._image(e.document_id).shape for e in examples]
             found[memory] = Asked(
                 examples=examples,
                 places=self.places[memory][0],
@@ -266,6 +282,9 @@ class _Work:
             resamples=config.resamples,
         )
 
+    def _image(self, document_id: str) -> NDArray[np.uint8]:
+        return image_array(self.documents[document_id]["image"])
+
     def _tokenizer(self) -> ImageTokenizer:
         return load_image_tokenizer(self.reader.files(self.inputs["image_tokenizer"]))
 
@@ -297,7 +316,7 @@ class _Work:
         documents, how = self.documents, self.instruments
         codes = {e.document_id: np.array(e.main.image) for s in self.examples.values() for e in s}
         ids = sorted(codes)
-        images = np.stack([image_array(documents[i]["image"]) for i in ids])
+        images = np.stack([self._image(i) for i in ids])
         captions = [documents[i]["caption"] for i in ids]
         inception = None if how.inception is None else how.inception(images)
         return Truth(

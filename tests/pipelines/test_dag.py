@@ -61,6 +61,23 @@ def test_a_public_encoder_takes_the_place_of_ours() -> None:
     assert "train_scorer" in labels
 
 
+def test_a_run_that_draws_nothing_fits_no_scorer() -> None:
+    drawn, silent = dag(), dag(generate={"tasks": []})
+    left_out = {step.label for step in drawn.steps} - {step.label for step in silent.steps}
+    assert left_out == {"train_scorer"} | {
+        step.label for step in drawn.steps if step.kind == "generations"
+    }
+
+
+def test_the_memorys_codes_are_read_where_they_demonstrate() -> None:
+    def needs(**few_shot: object) -> set[str]:
+        steps = dag(score={"few_shot": few_shot}).steps
+        return set(next(step.needs for step in steps if step.kind == "scores"))
+
+    assert needs(trials=8, demonstrations="memory") - needs(trials=8) == {"tokenize_images"}
+    assert needs(trials=0, demonstrations="memory") == needs(trials=8)
+
+
 def test_a_plan_on_an_empty_store_lists_all_and_writes_nothing(tmp_path: Path) -> None:
     steps = dag()
     store = LocalStore(tmp_path)

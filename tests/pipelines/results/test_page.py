@@ -305,6 +305,33 @@ def test_the_bar_of_few_shot_classification(ours: Any, base: Any, holds: bool) -
     assert [claim.holds for claim in claims(Results(rows), budgets=())] == [holds]
 
 
+def test_another_way_of_few_shot_has_claims_and_a_table_of_its_own() -> None:
+    variants = VARIANTS | {
+        "shown": Variant(title="shown otherwise", part="few-shot", changes={}),
+        "silent": Variant(title="not there", part="few-shot", changes={}),
+    }
+    common = {"task": "classify", "k": 1, "memory": "demonstrations", "variant": "shown"}
+    rows = [
+        row(metric="few_shot_channel_accuracy", model=model, value=value, **common)
+        | {"low": value - 0.01, "high": value + 0.01}
+        for model, value in (("ra", 0.875), ("vanilla", 0.625), ("third", 0.5))
+    ]
+    rows.append(
+        row(metric="few_shot_channel_gain", model="ra", value=0.25, **common)
+        | {"low": 0.2, "high": 0.3}
+    )
+    page = render(rows, study="test", variants=variants, notes="").markdown
+    line = next(one for one in page.splitlines() if one.startswith("| Few-shot accuracy"))
+    assert line.startswith("| Few-shot accuracy, k = 1, asked by channel, shown otherwise |")
+    assert line.endswith("| yes |")
+    heading = "### Shown otherwise, asked by channel"
+    table = page.partition(heading)[2].partition("##")[0]
+    told = [line.split("|")[2].strip() for line in table.splitlines() if "familiar" in line]
+    assert told == ["ra", "third", "vanilla"]
+    assert "not there" not in page.lower()
+    assert "asked directly" not in page, "what was not measured has no heading"
+
+
 def test_retrieval_is_charged_to_whoever_reads_contexts() -> None:
     shown = {"metric": "few_shot_accuracy", "task": "classify", "memory": "demonstrations"}
     results = Results(

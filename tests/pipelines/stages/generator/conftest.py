@@ -112,6 +112,23 @@ class Squares:
         """Publishes files as an artifact of a kind."""
         return self.publish(Given(kind, make), label=label)
 
+    def give_documents(self, name, rows):
+        """Documents, and their codes, under a name of their own."""
+        tokenizer = _tokenizer(self.rows)
+        codes = [
+            {"document_id": r["document_id"], "codes": _codes(tokenizer, r)}
+            | dict.fromkeys(("grid_height", "grid_width"), SIZE // 4)
+            for r in rows
+        ]
+        tables = {
+            "documents": _document_table(rows),
+            "image_tokens": pa.Table.from_pylist(codes, schema=TABLES["image_tokens"].arrow),
+        }
+        return {
+            kind: self.publish(GivenTable(kind, {name: ({}, table)}))
+            for kind, table in tables.items()
+        }
+
     def give_text_tokenizer(self, captions, label="given"):
         text = TextTokenizer.train(captions, vocab_size=280)
         return self.give("text_tokenizer", lambda folder: _write_text(folder, text), label)
