@@ -138,7 +138,7 @@ def emoji_study() -> Study:
                 ),
             ),
             **_ablations(recipe),
-            "few-shot": _few_shot(recipe),
+            "few-shot": _FEW_SHOT,
             "tasks": _TASKS,
         },
         base="ablation-base",
@@ -225,22 +225,27 @@ def _equal_documents(recipe: dict[str, Any]) -> Variant:
     )
 
 
-def _few_shot(recipe: dict[str, Any]) -> Variant:
-    """Demonstrations by another hand than the picture's; beside vanilla CM3 one of a plain start.
-
-    The start of weights copies, whether a generator has learnt to read contexts or not.
-    """
-    plain = deep_merge(recipe["generators"]["vanilla"], {"induction_start": False})
-    return Variant(
-        title="demonstrations by another hand",
-        part="few-shot",
-        changes={
-            "generate": {"tasks": []},
-            "score": {"few_shot": {"demonstrations": "memory"}},
-            "memories": {"random": False},
-            "generators": {"ra": {}, "vanilla": {}, "vanilla-plain": plain},
+_FEW_SHOT = Variant(
+    title="demonstrations by another hand",
+    part="few-shot",
+    changes={
+        "generate": {"tasks": []},
+        "score": {
+            "few_shot": {
+                "trials": 1000,
+                "methods": ["channel"],
+                "demonstrations": "others",
+                "together": 2,
+                "pooling": "average",
+                "all_labels": False,
+            }
         },
-    )
+        "memories": {"random": False},
+        "generators": {"ra": {}, "vanilla": {}},
+    },
+)
+"""Documents of the memory by whoever did not draw the picture: as contexts are, as many together as
+are read. Rather many trials than each of them under both labels."""
 
 
 def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:

@@ -228,7 +228,7 @@ class _Maker:
             "train": "assemble_examples[train]",
         }
         inputs |= {"scorer": "train_scorer"} if drawn else {}
-        if self.config.score.few_shot.shows_memory:
+        if self.config.score.few_shot.shows_others:
             inputs |= {"image_tokens": "tokenize_images"}
         inputs |= {f"generator.{m}": f"train_generator[{m}]" for m in self.config.generators}
         inputs |= {

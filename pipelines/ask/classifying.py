@@ -138,17 +138,17 @@ def _told(
     how: Mapping[str, bool],
 ) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
     """Probabilities by all sets together, then by each; and the settings."""
-    from racm3.sampling.channel import image_log_likelihoods, mixture
+    from racm3.sampling.channel import image_log_likelihoods, shares
     from racm3.sampling.classify import ClassifyConfig, classify, ensemble
 
     loaded = artifacts.loaded
     if method == "channel":
         all_labels = how.get("all_labels", True)
-        (found,) = image_log_likelihoods(
+        (likely,) = image_log_likelihoods(
             loaded.model, loaded.layout, [question], labels, all_labels=all_labels
         )
-        each = [mixture(one[None], 1) for one in found]
-        return [mixture(found, len(found)), *each], {"all_labels": all_labels}
+        found = shares(likely)
+        return [ensemble(found, len(found)), *found], {"all_labels": all_labels}
     config = ClassifyConfig(**how)
     (found,) = classify(loaded.model, loaded.layout, [question], labels, config)
     return [ensemble(found, len(found)), *found], asdict(config)

@@ -5,15 +5,15 @@ under which class's demonstration the image is the likelier (`channel`, `racm3.s
 The same trials for every generator and both ways. A row of its own tells of the categories of
 which no document is trained on, where there are two or more.
 
-What is shown is of the evaluation set, as what is asked, or it is what the memory holds of the same
-concepts and captions: drawn or photographed by others, as the contexts are that a generator reads.
+What is shown is of the evaluation set, as what is asked, or it comes out of the memory and from
+other sources: drawn or photographed by others, as the contexts are that a generator learns to read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,23 +37,26 @@ from racm3.metrics.few_shot import (
 )
 from racm3.text_tokenizer import TextTokenizer
 
+if TYPE_CHECKING:
+    from racm3.sampling.classify import Question
+
 __all__ = [
     "DEMONSTRATIONS",
     "METRICS",
     "NEW",
-    "OF_MEMORY",
+    "OF_OTHERS",
     "FewShotConfig",
     "Pool",
     "measure_few_shot",
     "pool_of",
-    "shown_by_memory",
+    "shown_by_others",
 ]
 
 TASK = "classify"
 DEMONSTRATIONS = "demonstrations"
 """Stands where a memory's name stands: what is in front was not retrieved."""
-OF_MEMORY = "demonstrations of the memory"
-"""The same, where it came out of the memory though nobody asked it."""
+OF_OTHERS = "demonstrations by others"
+"""The same, where it came out of the memory and from another source."""
 NEW = "new categories"
 """The group of the trials whose two categories were never trained on."""
 Method = Literal["direct", "channel"]
@@ -69,7 +72,11 @@ _PAPER = {1: "RA-CM3 0.78, vanilla CM3 0.53 [S]", 8: "RA-CM3 0.90 [S]"}
 class FewShotConfig(StageConfig):
     """How trials of few-shot classification are made; none by default."""
 
-    later: ClassVar[Mapping[str, Any]] = {"demonstrations": "set"}
+    later: ClassVar[Mapping[str, Any]] = {
+        "demonstrations": "set",
+        "pooling": "mixture",
+        "together": 1,
+    }
 
     trials: int = Field(0, ge=0, description="of each evaluation set; 0: not measured")
     ks: tuple[int, ...] = Field((1, 2, 4, 8), description="demonstrations of each class")
@@ -78,10 +85,21 @@ class FewShotConfig(StageConfig):
         description="direct: the likelier label under the image; channel: the class under whose "
         "demonstration and label the image is likelier",
     )
-    demonstrations: Literal["set", "memory"] = Field(
+    demonstrations: Literal["set", "others"] = Field(
         "set",
-        description="set: documents of the set that is asked about; memory: what the memory holds "
-        "of their concepts and captions",
+        description="set: documents of the set that is asked about; others: documents of the "
+        "memory that are from other sources",
+    )
+    pooling: Literal["mixture", "average"] = Field(
+        "mixture",
+        description="of K demonstrations of a class, by channel: their mean likelihood, or the "
+        "average of what each of the K sets says; direct always averages, as the paper does",
+    )
+    together: int = Field(
+        1,
+        ge=1,
+        description="demonstrations of a class in one sequence, by channel; as many as the "
+        "generators read contexts, or fewer",
     )
     labels: tuple[str, str] = Field(("dax", "wug"), description="captions of the two classes")
     all_orders: bool = Field(True, description="average over the orders of the demonstrations")
@@ -91,9 +109,9 @@ class FewShotConfig(StageConfig):
     calibrate: bool = Field(False, description="divide by what the labels have without the image")
 
     @property
-    def shows_memory(self) -> bool:
+    def shows_others(self) -> bool:
         """Whether what is shown has to be looked up in the memory."""
-        return self.trials > 0 and self.demonstrations == "memory"
+        return self.trials > 0 and self.demonstrations == "others"
 
     @field_validator("ks")
     @classmethod
@@ -120,12 +138,8 @@ class Pool:
     """By document id."""
     trained: Set[str]
     """Categories of training documents."""
-    stand_ins: Mapping[str, str] | None = None
-    """Id of what is shown in place of a document, by the document's; None: itself."""
-
-    def codes_shown(self, document_id: str) -> tuple[int, ...]:
-        """Of the image that demonstrates what a document shows."""
-        return self.codes[(self.stand_ins or {}).get(document_id, document_id)]
+    shown: Sequence[Member] | None = None
+    """What demonstrates; None: the other members of the set."""
 
 
 def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
@@ -144,9 +158,7 @@ def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
                 continue
             name = row["document_id"]
             codes[name] = tuple(row["image_tokens"])
-            members.setdefault(row["set"] or "", {})[name] = Member(
-                document_id=name, category=row["category"], concept=row["concept"] or name
-            )
+            members.setdefault(row["set"] or "", {})[name] = _member(row)
     trained = {name for name in train.column("category").to_pylist() if name is not None}
     return Pool(
         members={name: tuple(found.values()) for name, found in sorted(members.items())},
@@ -155,34 +167,29 @@ def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
     )
 
 
-def shown_by_memory(pool: Pool, documents: pa.Table, image_tokens: pa.Table) -> Pool:
-    """The pool's documents for which the memory holds another of the same concept and caption.
+def shown_by_others(pool: Pool, documents: pa.Table, image_tokens: pa.Table) -> Pool:
+    """The same asked; what a memory may hold and comes from other sources demonstrates.
 
     Args:
         pool: As of `pool_of`.
-        documents: All, with `document_id`, `concept`, `caption`, `role` and `outcome`.
-        image_tokens: `document_id` and `codes` of the memory's at least.
+        documents: All, with `document_id`, `source`, `role`, `category`, `concept` and `outcome`.
+        image_tokens: `document_id` and `codes` of what a memory may hold at least.
     """
-    asked = {one.document_id for some in pool.members.values() for one in some}
-    subjects, held = {}, dict[tuple[str, str], str]()
-    for row in documents.filter(pc.equal(documents["outcome"], KEPT)).to_pylist():
-        subject = row["concept"] or row["document_id"], row["caption"]
-        if row["document_id"] in asked:
-            subjects[row["document_id"]] = subject
-        elif row["role"] in MEMORY_ROLES:
-            held[subject] = min(held.get(subject, row["document_id"]), row["document_id"])
-    stand_ins = {name: held[subject] for name, subject in subjects.items() if subject in held}
-    shown = pc.is_in(image_tokens["document_id"], value_set=pa.array(sorted(stand_ins.values())))
-    rows = image_tokens.filter(shown).select(["document_id", "codes"]).to_pylist()
-    return replace(
-        pool,
-        members={
-            name: tuple(one for one in some if one.document_id in stand_ins)
-            for name, some in pool.members.items()
-        },
-        codes={**pool.codes, **{row["document_id"]: tuple(row["codes"]) for row in rows}},
-        stand_ins=stand_ins,
-    )
+    asked = pa.array(sorted(pool.codes), pa.string())
+    sources = pc.unique(documents.filter(pc.is_in(documents["document_id"], asked))["source"])
+    others = documents.filter(pc.invert(pc.is_in(documents["source"], sources)))
+    kept = others.filter(pc.equal(others["outcome"], KEPT))
+    held = kept.filter(pc.is_in(kept["role"], pa.array(MEMORY_ROLES)))
+    shown = tuple(map(_member, held.filter(pc.is_valid(held["category"])).to_pylist()))
+    wanted = pa.array(sorted(one.document_id for one in shown), pa.string())
+    rows = image_tokens.filter(pc.is_in(image_tokens["document_id"], wanted)).to_pylist()
+    codes = {row["document_id"]: tuple(row["codes"]) for row in rows}
+    return replace(pool, codes={**codes, **pool.codes}, shown=shown)
+
+
+def _member(row: Mapping[str, Any]) -> Member:
+    name = row["document_id"]
+    return Member(document_id=name, category=row["category"], concept=row["concept"] or name)
 
 
 def measure_few_shot(
@@ -210,12 +217,14 @@ def measure_few_shot(
     """
     left_out: dict[str, list[int]] = {}
     for where, members in _slices(pool):
-        ks = [k for k in config.ks if len(categories_of(members, k)) > 1]
+        ks = [k for k in config.ks if len(categories_of(members, k, shown=pool.shown)) > 1]
         if len(ks) < len(config.ks):
             left_out[_name(where)] = list(config.ks[len(ks) :])
         if not ks:
             continue
-        trials = draw_trials(members, k=ks[-1], count=config.trials, seed=protocol.seed)
+        trials = draw_trials(
+            members, k=ks[-1], count=config.trials, seed=protocol.seed, shown=pool.shown
+        )
         for method in config.methods:
             told = {
                 one.name: _told(one, method, trials, ks, pool, text, config) for one in contenders
@@ -247,7 +256,6 @@ def _told(
     config: FewShotConfig,
 ) -> dict[int, NDArray[np.float64]]:
     """Probabilities of both classes in each trial, [trials, 2], by the number of demonstrations."""
-    from racm3.sampling.channel import image_log_likelihoods, mixture
     from racm3.sampling.classify import ClassifyConfig, Question, classify, ensemble
 
     model, layout = contender.generator.model, contender.generator.layout
@@ -255,22 +263,51 @@ def _told(
         Question(
             image=pool.codes[trial.asked],
             demonstrations=tuple(
-                tuple(map(pool.codes_shown, pair)) for pair in trial.demonstrations
+                tuple(pool.codes[name] for name in pair) for pair in trial.demonstrations
             ),
         )
         for trial in trials
     ]
     labels = [tuple(text.encode(label)) for label in config.labels]
     if method == "channel":
-        found = image_log_likelihoods(
-            model, layout, questions, labels, all_labels=config.all_labels
-        )
-        return {k: np.stack([mixture(one, k) for one in found]) for k in ks}
+        return _by_channel(contender, questions, labels, ks, config)
     how = ClassifyConfig(
         all_orders=config.all_orders, all_labels=config.all_labels, calibrate=config.calibrate
     )
     found = classify(model, layout, questions, labels, how)
     return {k: np.stack([ensemble(one, k) for one in found]) for k in ks}
+
+
+def _by_channel(
+    contender: Contender,
+    questions: Sequence[Question],
+    labels: Sequence[tuple[int, ...]],
+    ks: Sequence[int],
+    config: FewShotConfig,
+) -> dict[int, NDArray[np.float64]]:
+    """As `_told`; what a sequence holds depends on k, so each number of them is read once."""
+    from racm3.sampling.channel import image_log_likelihoods, mixture, shares
+    from racm3.sampling.classify import ensemble
+
+    model, layout = contender.generator.model, contender.generator.layout
+    found = {}
+    for together in sorted({min(k, config.together) for k in ks}):
+        own = [k for k in ks if min(k, config.together) == together]
+        asked = [replace(one, demonstrations=one.demonstrations[: own[-1]]) for one in questions]
+        likely = image_log_likelihoods(
+            model, layout, asked, labels, all_labels=config.all_labels, together=together
+        )
+        for k in own:
+            sequences = -(-k // together)
+            found[k] = np.stack(
+                [
+                    mixture(one, sequences)
+                    if config.pooling == "mixture"
+                    else ensemble(shares(one), sequences)
+                    for one in likely
+                ]
+            )
+    return found
 
 
 def _add(
@@ -306,7 +343,7 @@ def _add(
             task=TASK,
             where=where,
             k=k,
-            memory=OF_MEMORY if config.shows_memory else DEMONSTRATIONS,
+            memory=OF_OTHERS if config.shows_others else DEMONSTRATIONS,
         )
 
 
@@ -316,9 +353,9 @@ def _how(trials: Sequence[Trial], method: Method, config: FewShotConfig) -> str:
     both_labels = ", each class under both labels" if config.all_labels else ""
     parts = (
         f"two of {len(categories)} categories at a time, labelled {labels}; chance is 0.5",
-        _channel(both_labels) if method == "channel" else _direct(both_labels, config),
+        _channel(both_labels, config) if method == "channel" else _direct(both_labels, config),
         "images of one trial show different concepts",
-        *(["what the memory holds of a concept demonstrates it"] if config.shows_memory else []),
+        *(["demonstrations are of the memory, by others"] if config.shows_others else []),
         "a generator trained without contexts reads the same sequence, the demonstrations in the "
         "slot of the main document; intervals over concepts of the images asked about",
     )
@@ -334,11 +371,16 @@ def _direct(both_labels: str, config: FewShotConfig) -> str:
     )
 
 
-def _channel(both_labels: str) -> str:
-    return (
-        "likelihood of the image's codes after one demonstration and under its label"
-        f"{both_labels}, averaged over K demonstrations of the class"
+def _channel(both_labels: str, config: FewShotConfig) -> str:
+    shown = (
+        "one demonstration and under its label"
+        if config.together == 1
+        else f"{config.together} demonstrations of a class (or K, if fewer) and under their label"
     )
+    likelihood = f"likelihood of the image's codes after {shown}{both_labels}"
+    if config.pooling == "mixture":
+        return f"{likelihood}, averaged over K demonstrations of the class"
+    return f"{likelihood}, turned into probabilities of the two, which are averaged"
 
 
 def _name(where: Slice) -> str:

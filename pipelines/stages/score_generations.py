@@ -38,7 +38,7 @@ from pipelines.scoring.few_shot import (
     Pool,
     measure_few_shot,
     pool_of,
-    shown_by_memory,
+    shown_by_others,
 )
 from pipelines.scoring.inception import InceptionWeights, open_inception
 from pipelines.scoring.perplexities import Asked, Contender, Protocol, measure_perplexities
@@ -99,7 +99,7 @@ class ScoreGenerations(FitStage[Config]):
     Inputs are named `generator.<model>`, `examples.<memory>`, `generations.<model>.<memory>`,
     `train` (wrong contexts are drawn from it), `documents`, `image_tokenizer`, `text_tokenizer`;
     `scorer`, where there are generations; `image_tokens`, of the memory, where few-shot
-    classification shows what the memory holds.
+    classification shows documents of other sources.
     """
 
     name = "score_generations"
@@ -166,12 +166,12 @@ class _Work:
         pool = pool_of(map(self.tables, self._named("examples.")), self.tables("train"))
         if self.config.few_shot.demonstrations == "set":
             return pool
-        columns = ["document_id", "concept", "caption", "role", "outcome"]
+        columns = ["document_id", "source", "role", "category", "concept", "outcome"]
         documents = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
         codes = self.reader.tables(
             self.inputs["image_tokens"].tables("image_tokens"), ["document_id", "codes"]
         )
-        return shown_by_memory(pool, documents, codes)
+        return shown_by_others(pool, documents, codes)
 
     def tick(self, note: str) -> None:
         """One more thing is done."""

@@ -1,13 +1,14 @@
 """Trials of few-shot classification, and the accuracy over them.
 
 A trial asks of which of two categories an image is, given k demonstrations of each. Its 2k + 1
-images show different concepts, so that no image is told by another tone of itself.
+images show different concepts, so that no image is told by another tone of itself. What is shown
+may come from elsewhere than what is asked.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -57,12 +58,28 @@ class Trial:
     """Concept of the asked document: what the bootstrap resamples."""
 
 
-def categories_of(members: Sequence[Member], k: int) -> list[str]:
-    """Categories that k demonstrations and one more can be taken from, sorted."""
-    return sorted(name for name, concepts in _grouped(members).items() if len(concepts) > k)
+def categories_of(
+    members: Sequence[Member], k: int, *, shown: Sequence[Member] | None = None
+) -> list[str]:
+    """Categories that k demonstrations and one more can be taken from, sorted.
+
+    Args:
+        members: What may be asked, and shown where nothing else is.
+        k: Demonstrations of each class, >= 1.
+        shown: What may be shown; None: the members.
+    """
+    asked, others = _pools(members, shown)
+    return sorted(name for name in asked if len(others.get(name, ())) > k)
 
 
-def draw_trials(members: Sequence[Member], *, k: int, count: int, seed: int) -> list[Trial]:
+def draw_trials(
+    members: Sequence[Member],
+    *,
+    k: int,
+    count: int,
+    seed: int,
+    shown: Sequence[Member] | None = None,
+) -> list[Trial]:
     """Trials of two categories each, evenly over the pairs of categories that are large enough.
 
     Trial i depends on the members, k, the seed and i: more trials are the same ones and more. Which
@@ -70,16 +87,17 @@ def draw_trials(members: Sequence[Member], *, k: int, count: int, seed: int) -> 
     that whoever always names one label is right in half of them.
 
     Args:
-        members: What may be asked or shown.
+        members: What may be asked, and shown where nothing else is.
         k: Demonstrations of each class, >= 1.
         count: Trials.
         seed: >= 0.
+        shown: What may be shown; None: the members.
 
     Raises:
-        ValueError: Fewer than two categories have more than k concepts.
+        ValueError: Fewer than two categories have more than k concepts to be shown.
     """
-    grouped = _grouped(members)
-    pairs = list(combinations(categories_of(members, k), 2))
+    pools = _pools(members, shown)
+    pairs = list(combinations(categories_of(members, k, shown=shown), 2))
     if not pairs:
         raise ValueError(f"Fewer than two categories have more than {k} concepts.")
     order = np.random.default_rng([seed, _PAIRS]).permutation(len(pairs))
@@ -88,7 +106,7 @@ def draw_trials(members: Sequence[Member], *, k: int, count: int, seed: int) -> 
         rng = np.random.default_rng([seed, _TRIAL, k, index])
         pair = pairs[int(order[index % len(pairs)])]
         first = int(rng.integers(2))
-        trials.append(_trial(grouped, (pair[first], pair[1 - first]), index % 2, k, rng))
+        trials.append(_trial(*pools, (pair[first], pair[1 - first]), index % 2, k, rng))
     return trials
 
 
@@ -151,11 +169,17 @@ def few_shot_gain(
     return with_interval(score, ours - base, resampling)
 
 
-def _grouped(members: Sequence[Member]) -> dict[str, dict[str, list[str]]]:
-    """Documents by category and concept; a concept of two categories is in neither."""
+def _pools(members: Sequence[Member], shown: Sequence[Member] | None) -> tuple[By, By]:
+    """What may be asked and what may be shown; one and the same where nothing else is shown."""
     categories: dict[str, set[str]] = defaultdict(set)
-    for one in members:
+    for one in (*members, *(shown or ())):
         categories[one.concept].add(one.category)
+    asked = _grouped(members, categories)
+    return asked, asked if shown is None else _grouped(shown, categories)
+
+
+def _grouped(members: Sequence[Member], categories: Mapping[str, Set[str]]) -> By:
+    """Documents by category and concept; a concept of two categories is in neither."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for one in sorted(members, key=lambda one: one.document_id):
         if len(categories[one.concept]) == 1:
@@ -164,15 +188,14 @@ def _grouped(members: Sequence[Member]) -> dict[str, dict[str, list[str]]]:
 
 
 def _trial(
-    grouped: By, classes: tuple[str, str], truth: int, k: int, rng: np.random.Generator
+    asked: By, shown: By, classes: tuple[str, str], truth: int, k: int, rng: np.random.Generator
 ) -> Trial:
-    drawn = []
-    for name in classes:
-        concepts = sorted(grouped[name])
-        places = rng.permutation(len(concepts))[: k + 1]
-        drawn.append([concepts[int(place)] for place in places])
+    drawn = [_concepts(asked[name], shown[name], k, rng) for name in classes]
     documents = [
-        [_one(grouped[name][concept], rng) for concept in concepts]
+        [
+            _one((shown if place < k else asked)[name][concept], rng)
+            for place, concept in enumerate(concepts)
+        ]
         for name, concepts in zip(classes, drawn, strict=True)
     ]
     return Trial(
@@ -182,6 +205,21 @@ def _trial(
         demonstrations=tuple(zip(documents[0][:k], documents[1][:k], strict=True)),
         cluster=drawn[truth][k],
     )
+
+
+def _concepts(
+    asked: Mapping[str, Sequence[str]],
+    shown: Mapping[str, Sequence[str]],
+    k: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """K that are shown and, after them, one that is asked; all different."""
+    if asked is shown:
+        concepts = sorted(shown)
+        return [concepts[int(place)] for place in rng.permutation(len(concepts))[: k + 1]]
+    one = sorted(asked)[int(rng.integers(len(asked)))]
+    others = sorted(set(shown) - {one})
+    return [*(others[int(place)] for place in rng.permutation(len(others))[:k]), one]
 
 
 def _one(ids: Sequence[str], rng: np.random.Generator) -> str:

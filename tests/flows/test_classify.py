@@ -18,7 +18,7 @@ from pipelines.records import image_stack
 from pipelines.runtime.catalog import read_ref
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.store import LocalStore
-from racm3.sampling.channel import image_log_likelihoods, mixture
+from racm3.sampling.channel import image_log_likelihoods, shares
 from racm3.sampling.classify import ClassifyConfig, Question
 from racm3.sampling.classify import classify as answer_of
 from racm3.training.image_tokenizer import images_to_tensor
@@ -119,9 +119,10 @@ def test_the_answer_is_that_of_the_generator_with_its_own_tokenizers(
     )
     channel = command(files[0], *classes, all_labels=labelled)
     assert channel["settings"] == {"method": "channel", "all_labels": labelled}
-    assert list(channel["probabilities"].values()) == pytest.approx(mixture(likely, 2), rel=1e-3)
-    for one, alone in zip(channel["sets"], likely, strict=True):
-        assert list(one.values()) == pytest.approx(mixture(alone[None], 1), rel=1e-3)
+    each = shares(likely)
+    assert list(channel["probabilities"].values()) == pytest.approx(each.mean(axis=0), rel=1e-3)
+    for one, alone in zip(channel["sets"], each, strict=True):
+        assert list(one.values()) == pytest.approx(alone, rel=1e-3)
 
     assert (record["task"], record["recipe"], record["model"]) == ("classify", "smoke", "ra")
     assert record["generator"] == made["generator"].artifact_id

@@ -74,8 +74,8 @@ def test_the_memorys_codes_are_read_where_they_demonstrate() -> None:
         steps = dag(score={"few_shot": few_shot}).steps
         return set(next(step.needs for step in steps if step.kind == "scores"))
 
-    assert needs(trials=8, demonstrations="memory") - needs(trials=8) == {"tokenize_images"}
-    assert needs(trials=0, demonstrations="memory") == needs(trials=8)
+    assert needs(trials=8, demonstrations="others") - needs(trials=8) == {"tokenize_images"}
+    assert needs(trials=0, demonstrations="others") == needs(trials=8)
 
 
 def test_a_plan_on_an_empty_store_lists_all_and_writes_nothing(tmp_path: Path) -> None:

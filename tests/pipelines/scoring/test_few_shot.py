@@ -1,9 +1,24 @@
 """What of the evaluation examples can be asked, and of which categories nothing was trained on."""
 
-import pyarrow as pa
+from dataclasses import replace
+from types import SimpleNamespace
 
-from pipelines.scoring.few_shot import NEW, _slices, pool_of, shown_by_memory
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.scoring.few_shot import (
+    NEW,
+    FewShotConfig,
+    _by_channel,
+    _slices,
+    pool_of,
+    shown_by_others,
+)
+from racm3.metrics.few_shot import Member
+from racm3.sampling.channel import image_log_likelihoods, mixture, shares
 from storage_schemas.tables import TABLES
+from tests.racm3.sampling.test_classify import LABELS, LAYOUT, questions, random_generator
 
 
 def examples(rows):
@@ -41,25 +56,48 @@ def test_categories_without_training_documents_have_a_slice_of_their_own():
     assert groups("a", "b", "c", "d") == {"": set("abcd")}
 
 
-def test_what_the_memory_holds_of_the_same_concept_and_caption_demonstrates():
-    asked = [(name, "familiar", "x", f"c{name}") for name in "abcdef"]
+def test_others_of_the_memory_demonstrate():
+    asked = [(name, "familiar", "x", f"c{name}") for name in "ab"]
     pool = pool_of([examples(asked)], examples([]))
-    columns = ("document_id", "concept", "caption", "role", "outcome")
+    columns = ("document_id", "source", "role", "category", "concept", "outcome")
     held = [
-        *((name, f"c{name}", f"a {name}", "evaluation", "kept") for name in "abcdef"),
-        ("m2", "ca", "a a", "train", "kept"),
-        ("m1", "ca", "a a", "memory", "kept"),  # the first by id stands in
-        ("m0", "cb", "a b, dark", "train", "kept"),  # another caption
-        ("m3", "cc", "a c", "train", "duplicate"),  # is in no memory
-        ("m4", "cd", "a d", "validation", "kept"),  # neither is this
-        ("m5", "ce", "a f", "train", "kept"),  # the caption of another concept
-        ("m6", "cf", "a f", "train", "kept"),
+        ("a", "ours", "evaluation", "x", "ca", "kept"),
+        ("b", "ours too", "evaluation", "x", "cb", "kept"),
+        ("m0", "theirs", "train", "x", "c0", "kept"),
+        ("m1", "theirs", "memory", "y", None, "kept"),  # its own concept
+        ("m2", "ours", "train", "x", "c2", "kept"),  # by whoever made what is asked
+        ("m3", "ours too", "memory", "x", "c3", "kept"),
+        ("m4", "theirs", "train", "x", "c4", "duplicate"),  # is in no memory
+        ("m5", "theirs", "validation", "x", "c5", "kept"),  # neither is this
+        ("m6", "theirs", "train", None, "c6", "kept"),  # of no category
     ]
     documents = pa.table(dict(zip(columns, map(list, zip(*held, strict=True)), strict=True)))
     codes = pa.table({"document_id": [f"m{i}" for i in range(7)], "codes": [[i] for i in range(7)]})
-    shown = shown_by_memory(pool, documents, codes)
-    assert [m.document_id for m in shown.members["familiar"]] == ["a", "f"]
-    assert shown.stand_ins == {"a": "m1", "f": "m6"}
-    assert (shown.codes_shown("a"), shown.codes_shown("f")) == ((1,), (6,))
-    assert shown.codes["a"] == pool.codes["a"] == pool.codes_shown("a"), "asked as it is"
-    assert shown.trained == pool.trained
+    shown = shown_by_others(pool, documents, codes)
+    assert shown.shown == (
+        Member(document_id="m0", category="x", concept="c0"),
+        Member(document_id="m1", category="y", concept="m1"),
+    )
+    assert shown.codes == {**pool.codes, "m0": (0,), "m1": (1,)}
+    assert (shown.members, shown.trained) == (pool.members, pool.trained)
+
+
+def test_a_sequence_holds_as_many_demonstrations_as_k_and_the_setting_allow():
+    model, asked = random_generator(), questions(5, k=8)
+    contender = SimpleNamespace(generator=SimpleNamespace(model=model, layout=LAYOUT))
+
+    def by_hand(k, together, pool):
+        first = [replace(one, demonstrations=one.demonstrations[:k]) for one in asked]
+        likely = image_log_likelihoods(model, LAYOUT, first, LABELS, together=together)
+        return np.stack([pool(one) for one in likely])
+
+    for together, pooling, pool in (
+        (1, "mixture", lambda one: mixture(one, len(one))),
+        (2, "average", lambda one: shares(one).mean(axis=0)),
+        (3, "average", lambda one: shares(one).mean(axis=0)),
+    ):
+        config = FewShotConfig(together=together, pooling=pooling, all_labels=False)
+        found = _by_channel(contender, asked, LABELS, (1, 2, 6), config)
+        assert sorted(found) == [1, 2, 6]
+        for k, told in found.items():
+            assert told == pytest.approx(by_hand(k, min(k, together), pool), rel=1e-3), (k, pooling)

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,28 @@ def test_laws_of_the_trials(k):
     assert Counter(trial.truth for trial in trials) == {0: 60, 1: 60}, "labels are balanced"
     asked = Counter(trial.classes[trial.truth] for trial in trials)
     assert min(asked.values()) > 120 / len(asked) / 2
+
+
+def test_laws_of_trials_that_show_what_others_made():
+    asked = members({"a": 3, "b": 1, "c": 2, "e": 9})
+    theirs = [replace(one, document_id=f"by others {one.document_id}") for one in MEMBERS]
+    mine = {one.document_id: one for one in asked}
+    place = {one.document_id: one for one in theirs}
+    assert categories_of(asked, 3, shown=theirs) == ["a", "b", "c"], "d is not asked, e not shown"
+    trials = draw_trials(asked, k=3, count=120, seed=3, shown=theirs)
+    for trial in trials:
+        shown = [place[name] for pair in trial.demonstrations for name in pair]
+        one = mine[trial.asked]
+        assert [other.category for other in shown] == list(trial.classes) * 3
+        assert (one.category, one.concept) == (trial.classes[trial.truth], trial.cluster)
+        assert len({other.concept for other in (*shown, one)}) == 7, "no relatives"
+    assert {mine[trial.asked].concept for trial in trials} == {"a0", "a1", "a2", "b0", "c0", "c1"}
+    assert {name for t in trials for pair in t.demonstrations for name in pair} == {
+        one.document_id for one in theirs if one.category != "d" and one.concept != "b0"
+    }, "the only one that is asked of its category is never shown"
+    assert draw_trials(asked, k=3, count=7, seed=3, shown=theirs) == trials[:7]
+    both = [*theirs, Member(document_id="x", category="a", concept="b0")]
+    assert categories_of(asked, 3, shown=both) == ["a", "c"], "b0 is of two categories"
 
 
 def test_a_trial_depends_on_nothing_but_members_k_seed_and_its_number():

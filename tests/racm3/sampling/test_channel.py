@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from racm3.document import DocumentTokens
-from racm3.sampling.channel import image_log_likelihoods, mixture
-from racm3.sampling.classify import Question
+from racm3.sampling.channel import image_log_likelihoods, mixture, shares
+from racm3.sampling.classify import Question, ensemble
 from racm3.sequence.layout import lay_out
 from tests.racm3.sampling.test_classify import (
     IMAGE,
@@ -29,19 +29,20 @@ def test_it_is_the_sum_of_the_log_probabilities_of_the_images_codes():
     model, question = random_generator(), questions(1, k=1)[0]
     found = of(model, [question])[0, 0]
     for index, label in enumerate(LABELS):
-        shown = DocumentTokens(text=label, image=question.demonstrations[0][index])
-        main = DocumentTokens(text=label, image=question.image)
-        sequence = lay_out(main, [shown], LAYOUT)
-        picture = sequence.main_segments[1]
-        batch = _batch(sequence)
-        with torch.no_grad():
-            logits = model(batch.input_ids, batch.places, batch.next_places, batch.slots)[0]
-        log = torch.log_softmax(logits, dim=-1)
-        expected = sum(
-            float(log[at - 1, sequence.ids[at]]) for at in range(picture.start, picture.stop)
-        )
-        assert picture.stop - picture.start == IMAGE
+        expected = by_hand(model, question.image, [question.demonstrations[0][index]], label)
         assert found[index] == pytest.approx(expected, rel=1e-5)
+
+
+def by_hand(model, image, shown, label):
+    demonstrations = [DocumentTokens(text=label, image=one) for one in shown]
+    sequence = lay_out(DocumentTokens(text=label, image=image), demonstrations, LAYOUT)
+    picture = sequence.main_segments[1]
+    assert picture.stop - picture.start == IMAGE
+    batch = _batch(sequence)
+    with torch.no_grad():
+        logits = model(batch.input_ids, batch.places, batch.next_places, batch.slots)[0]
+    log = torch.log_softmax(logits, dim=-1)
+    return sum(float(log[at - 1, sequence.ids[at]]) for at in range(picture.start, picture.stop))
 
 
 def _batch(sequence):
@@ -114,6 +115,39 @@ def test_a_class_is_the_even_mixture_of_its_demonstrations():
     for k in (0, 4):
         with pytest.raises(ValueError, match="were asked for"):
             mixture(values, k)
+
+
+def test_sets_that_are_read_together_are_contexts_of_one_sequence():
+    model, asked = random_generator(), questions(3, k=5)
+    told = image_log_likelihoods(model, LAYOUT, asked, LABELS, together=2)
+    assert [one.shape for one in told] == [(3, len(LABELS))] * 3, "two, two and the last alone"
+    for one, found in zip(asked, told, strict=True):
+        for n, sets in enumerate((one.demonstrations[:2], one.demonstrations[2:4])):
+            for c, label in enumerate(LABELS):
+                expected = by_hand(model, one.image, [of_set[c] for of_set in sets], label)
+                assert found[n, c] == pytest.approx(expected, rel=1e-5)
+        alone = replace(one, demonstrations=one.demonstrations[4:])
+        (last,) = image_log_likelihoods(model, LAYOUT, [alone], LABELS)
+        assert found[2] == pytest.approx(last[0], rel=1e-5)
+    with pytest.raises(ValueError, match="together is 0"):
+        image_log_likelihoods(model, LAYOUT, asked, LABELS, together=0)
+
+
+def test_each_set_alone_has_the_mixture_of_itself():
+    values = np.random.default_rng(0).normal(-200, 40, (1000, 3))
+    found = shares(values)
+    assert found.sum(axis=1) == pytest.approx(np.ones(1000))
+    for one, alone in zip(values, found, strict=True):
+        assert mixture(one[None], 1) == pytest.approx(alone)
+    odds = np.log(found[:, 0] / found[:, 1])
+    small = np.abs(values[:, 0] - values[:, 1]) < 30
+    assert odds[small] == pytest.approx((values[:, 0] - values[:, 1])[small])
+
+
+def test_one_near_demonstration_decides_the_mixture_and_is_one_voice_of_the_average():
+    values = np.array([[-50.0, -90.0], [-120.0, -110.0], [-120.0, -110.0]])
+    assert mixture(values, 3) == pytest.approx([1, 0])
+    assert ensemble(shares(values), 3) == pytest.approx([1 / 3, 2 / 3], abs=1e-4)
 
 
 def test_batches_change_nothing_and_progress_is_told():

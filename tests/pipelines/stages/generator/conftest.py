@@ -97,6 +97,9 @@ class Squares:
     images: Manifest
     scorer: Manifest
 
+    categories: Mapping[str, str]
+    """By concept."""
+
     @property
     def reader(self) -> Reader:
         return Reader(self.store)
@@ -193,6 +196,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Squares:
         store=store,
         run=run,
         rows=rows,
+        categories=CATEGORIES,
         documents=give(GivenTable("documents", {"0": ({}, _document_table(rows))})),
         examples={
             role: give(
@@ -250,12 +254,8 @@ def _documents():
 
 def _document_table(rows):
     table = [
-        {
-            name: r.get(name)
-            for name in TABLES["documents"].arrow.names
-            if name not in ("outcome", "source")
-        }
-        | {"outcome": "kept", "source": "s"}
+        {name: r.get(name) for name in TABLES["documents"].arrow.names}
+        | {"outcome": "kept", "source": r.get("source", "s")}
         for r in rows
     ]
     return pa.Table.from_pylist(table, schema=TABLES["documents"].arrow)

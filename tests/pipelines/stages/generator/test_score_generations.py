@@ -96,11 +96,20 @@ def test_few_shot_rows_for_every_model_k_and_slice(world, score_inputs):
 
 
 def test_few_shot_alone_needs_neither_generations_nor_a_scorer(world, score_inputs):
-    """Demonstrated by training documents that have the caption of what they stand for."""
+    """Demonstrated by training documents that somebody else made, of the same categories."""
     asked = {"generations.ra-cm3.restricted", "generations.vanilla.none", "scorer"}
     inputs = {name: one for name, one in score_inputs.items() if name not in asked}
-    inputs |= world.give_documents("twins", _twins(world.rows))
-    few_shot = {"trials": 20, "ks": (1,), "methods": ("channel",), "demonstrations": "memory"}
+    inputs |= world.give_documents(
+        "others",
+        [
+            row | {"source": row["role"], "category": world.categories[row["concept"]]}
+            for row in world.rows
+        ],
+    )
+    few_shot = {
+        "trials": 20, "ks": (1,), "methods": ("channel",),
+        "demonstrations": "others", "pooling": "average",
+    }  # fmt: skip
     rows, _ = _scores(world, inputs, few_shot=few_shot)
     assert {row["task"] for row in rows} >= {"image", "caption", "classify"}
     assert not [row for row in rows if row["metric"] in ("kid", "cider", "copy_rate")]
@@ -109,25 +118,12 @@ def test_few_shot_alone_needs_neither_generations_nor_a_scorer(world, score_inpu
         "few_shot_channel_accuracy",
         "few_shot_channel_gain",
     }
-    assert {row["memory"] for row in told} == {"demonstrations of the memory"}
+    assert {row["memory"] for row in told} == {"demonstrations by others"}
     for row in told:
         assert row["n"] == 20
         if row["metric"].endswith("accuracy"):
-            assert "what the memory holds of a concept demonstrates it" in row["protocol"]
-
-
-def _twins(rows):
-    """The documents; as many of training as there are have the captions of evaluation ones."""
-    captions = {}
-    for row in rows:
-        if row["role"] == "evaluation":
-            captions.setdefault(row["concept"], []).append(row["caption"])
-    return [
-        row | {"caption": captions[row["concept"]].pop()}
-        if row["role"] == "train" and captions[row["concept"]]
-        else row
-        for row in rows
-    ]
+            assert "demonstrations are of the memory, by others" in row["protocol"]
+            assert "which are averaged" in row["protocol"]
 
 
 @pytest.mark.parametrize(
