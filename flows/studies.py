@@ -138,7 +138,11 @@ def emoji_study() -> Study:
                 ),
             ),
             **_ablations(recipe),
-            "few-shot": _FEW_SHOT,
+            "few-shot": _few_shot("demonstrations by another hand", {}),
+            "few-shot-episodes": _few_shot(
+                "demonstrations by another hand, trained with episodes",
+                {"stream": {"episodes": 0.3}},
+            ),
             "tasks": _TASKS,
         },
         base="ablation-base",
@@ -225,27 +229,31 @@ def _equal_documents(recipe: dict[str, Any]) -> Variant:
     )
 
 
-_FEW_SHOT = Variant(
-    title="demonstrations by another hand",
-    part="few-shot",
-    changes={
-        "generate": {"tasks": []},
-        "score": {
-            "few_shot": {
-                "trials": 1000,
-                "methods": ["channel"],
-                "demonstrations": "others",
-                "together": 2,
-                "pooling": "average",
-                "all_labels": False,
-            }
-        },
-        "memories": {"random": False},
-        "generators": {"ra": {}, "vanilla": {}},
+_OTHERS: dict[str, Any] = {
+    "generate": {"tasks": []},
+    "score": {
+        "few_shot": {
+            "trials": 1000,
+            "methods": ["channel"],
+            "demonstrations": "others",
+            "together": 2,
+            "pooling": "average",
+            "all_labels": False,
+        }
     },
-)
-"""Documents of the memory by whoever did not draw the picture: as contexts are, as many together as
-are read. Rather many trials than each of them under both labels."""
+    "memories": {"random": False},
+}
+"""Demonstrations are documents of the memory by whoever did not draw the picture: as contexts are,
+as many together as are read. Rather many trials than each of them under both labels."""
+
+
+def _few_shot(title: str, ours: dict[str, Any]) -> Variant:
+    """RA-CM3, changed, and vanilla CM3 as it is, classify after what others drew."""
+    return Variant(
+        title=title,
+        part="few-shot",
+        changes=_OTHERS | {"generators": {"ra": ours, "vanilla": {}}},
+    )
 
 
 def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:

@@ -283,4 +283,6 @@ def _example(row: Mapping[str, Any]) -> Example:
         main=DocumentTokens(text=tuple(row["text_tokens"]), image=tuple(row["image_tokens"])),
         queries=tuple(queries),
         group=row["group"],
+        category=row["category"],
+        concept=row["concept"],
     )

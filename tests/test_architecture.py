@@ -175,8 +175,17 @@ def test_a_setting_that_came_later_is_read_back_as_what_was_done_before() -> Non
     listed = {name: one.later for name, one in CONFIGS.items() if getattr(one, "later", None)}
     assert listed
     for name, later in listed.items():
-        for field, before in later.items():
-            assert CONFIGS[name].model_fields[field].default == before, f"{name}.{field}"
+        for path, before in later.items():
+            *outer, field = path.split(".")
+            record = CONFIGS[name]
+            for part in outer:
+                record = record.model_fields[part].annotation
+            default = (
+                record.model_fields[field].default
+                if issubclass(record, BaseModel)
+                else record.__dataclass_fields__[field].default
+            )
+            assert default == before, f"{name}.{path}"
 
 
 def test_configs_are_found() -> None:

@@ -39,16 +39,23 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     later: ClassVar[Mapping[str, Any]] = {}
-    """Fields that came when there were artifacts already, each with the value that says what was
-    done before. At that value a field is left out of what is dumped, so that fingerprints stay and
-    an upgrade makes nothing anew. A field whose coming changed the result is no such field: bump
-    the stage's version."""
+    """Fields that came when there were artifacts already (`name`, or `record.name`), each with the
+    value that says what was done before. At that value a field is left out of what is dumped, so
+    that fingerprints stay and an upgrade makes nothing anew. A field whose coming changed the
+    result is no such field: bump the stage's version."""
 
     @model_serializer(mode="wrap")
     def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = dump(self)
-        as_before = [name for name, value in self.later.items() if getattr(self, name) == value]
-        return {name: value for name, value in values.items() if name not in as_before}
+        for path, before in self.later.items():
+            *outer, name = path.split(".")
+            holder: Any = self
+            dumped: dict[str, Any] = values
+            for part in outer:
+                holder, dumped = getattr(holder, part), dumped.get(part, {})
+            if getattr(holder, name) == before:
+                dumped.pop(name, None)
+        return values
 
     def canonical(self) -> dict[str, Any]:
         """As plain JSON: what enters fingerprints and manifests."""

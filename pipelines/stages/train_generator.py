@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ class Config(StageConfig):
 
     Its shape is a named `size`, or numbers; a number that is given wins over the size's.
     """
+
+    later: ClassVar[Mapping[str, Any]] = {"stream.episodes": 0.0}
 
     size: SizeName | None = Field(None, description="a named shape; none: the numbers below")
     layers: int | None = Field(None, description="decoder blocks; none: as `size` has them")

@@ -19,7 +19,8 @@ class RowRecord:
     example_id: str
     epoch: int
     query: Query | None
-    """None where no contexts were asked for, or the example has no query."""
+    """None where nothing was retrieved: no contexts were asked for, the example has no query, or
+    the row is an episode (`racm3.training.episodes`), which has contexts nevertheless."""
 
     draw: int | None
     context_ids: tuple[str, ...]

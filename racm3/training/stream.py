@@ -25,6 +25,7 @@ from racm3.sequence.batch import Batch, Row, ids_read
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.draws import DrawRecord, Query, RowRecord
+from racm3.training.episodes import as_episode, kinds_of
 from racm3.training.epoch_order import EpochOrder, keyed_generator
 
 _BATCH_PURPOSE, _ROW_PURPOSE = 1, 2
@@ -60,6 +61,12 @@ class Example:
 
     group: str | None = None
     """Group whose weight applies; None has weight 1."""
+
+    category: str | None = None
+    """Kind of thing it shows; None: none, and it is in no episode."""
+
+    concept: str | None = None
+    """What it shows: documents of one concept are in no episode together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +114,9 @@ class StreamConfig:
     """Under `causal`: share of rows whose main caption is hidden and not learned, so that guidance
     has a null prompt (DALL-E-like models do likewise). CM3 learns one by masking captions."""
 
+    episodes: float = 0.0
+    """Share of the rows that read contexts which are episodes (`racm3.training.episodes`)."""
+
     image_noise: float = 0.0
     """Share of the main document's codes that are read as random ones (`objective.noise`)."""
 
@@ -132,6 +142,7 @@ class StreamConfig:
             "0 <= k0_fraction <= 1": 0 <= self.k0_fraction <= 1,
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
+            "0 <= episodes <= 1": 0 <= self.episodes <= 1,
             "0 <= caption_dropout < 1": 0 <= self.caption_dropout < 1,
             "caption_dropout only under objective causal": not self.caption_dropout
             or self.objective == "causal",
@@ -202,13 +213,25 @@ def draw_batch(
         raise ValueError(f"{len(mine)} rows of a rank and step have no part {part} of {parts}")
     order = _order(examples, config, seed)
     k = _batch_k(config, seed, step, total_steps)
+    kinds = kinds_of(examples) if config.episodes else {}
     rows: list[Row] = []
     records: list[RowRecord] = []
     for row in mine[len(mine) * part // parts : len(mine) * (part + 1) // parts]:
         epoch, index = order.locate(step * config.batch_size + row)
         generator = keyed_generator(seed, _ROW_PURPOSE, step, row)
         row_k = k if k is not None else int(generator.integers(config.max_k + 1))
-        fed, record = _draw_row(examples[index], layout, config, generator, epoch=epoch, k=row_k)
+        example, episode = examples[index], None
+        if config.episodes and row_k and generator.random() < config.episodes:
+            episode = as_episode(example, row_k, examples, kinds, layout.vocabulary, generator)
+        fed, record = _draw_row(
+            episode or example,
+            layout,
+            config,
+            generator,
+            epoch=epoch,
+            k=row_k,
+            is_episode=episode is not None,
+        )
         rows.append(fed)
         records.append(record)
     record_of_step = DrawRecord(
@@ -282,9 +305,10 @@ def _draw_row(
     *,
     epoch: int,
     k: int,
+    is_episode: bool,
 ) -> tuple[Row, RowRecord]:
-    sampler, text = None, config.query_probability_text
-    if config.query_follows_task:
+    sampler, text = "none" if is_episode else None, config.query_probability_text
+    if config.query_follows_task and not is_episode:
         sampler = draw_sampler(config.spans, generator)
         text = _TEXT_ASKS.get(sampler, text)
     contexts = _draw_contexts(example, k, layout, config, generator, text=text)
@@ -306,8 +330,8 @@ def _draw_row(
     record = RowRecord(
         example_id=example.example_id,
         epoch=epoch,
-        query=contexts.query,
-        draw=contexts.draw,
+        query=None if is_episode else contexts.query,
+        draw=None if is_episode else contexts.draw,
         context_ids=contexts.ids,
         contexts_left_out=contexts.left_out,
         cut_text_tokens=sequence.cut_text_tokens,
