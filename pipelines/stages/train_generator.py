@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -180,6 +181,7 @@ class TrainGenerator(FitStage[Config]):
         _check_tokenizers(inputs, reader)
         train = _read(reader, inputs["train"], "train")
         validation = _read(reader, inputs["validation"], "validation")
+        _check_episodes(config, train)
         layout, images = _layout(config, inputs, reader)
         model = _model(config, layout, images)
         if "start" in inputs:
@@ -229,6 +231,19 @@ def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:
             f"it reads only role {role}"
         )
     return examples_of(reader.tables(shards))
+
+
+def _check_episodes(config: Config, train: Sequence[Example]) -> None:
+    """Refuses to train with episodes where no document could have one."""
+    concepts: dict[str, set[str | None]] = defaultdict(set)
+    for example in train if config.stream.episodes else ():
+        if example.category is not None:
+            concepts[example.category].add(example.concept)
+    if config.stream.episodes and not any(len(found) > 1 for found in concepts.values()):
+        raise UsageError(
+            f"train_generator: stream.episodes is {config.stream.episodes}, but no category has "
+            "training documents of two concepts; give the documents categories, or set it to 0"
+        )
 
 
 def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, ImageTokenizer]:

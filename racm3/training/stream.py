@@ -143,6 +143,7 @@ class StreamConfig:
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
             "0 <= episodes <= 1": 0 <= self.episodes <= 1,
+            "episodes only with max_k >= 1": not self.episodes or self.max_k >= 1,
             "0 <= caption_dropout < 1": 0 <= self.caption_dropout < 1,
             "caption_dropout only under objective causal": not self.caption_dropout
             or self.objective == "causal",

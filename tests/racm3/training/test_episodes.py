@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from racm3.sequence.layout import lay_out
 from racm3.training.episodes import as_episode, kinds_of
@@ -86,8 +87,8 @@ def test_the_share_of_episodes_is_as_asked_and_without_contexts_there_is_none():
             asked += 1
             told += row.query is None
     assert abs(told / asked - 0.3) < 3 * (0.21 / asked) ** 0.5
-    bare = draw(0, replace(CONFIG, max_k=0), KIND)
-    assert all(not row.context_ids for row in bare[1].rows)
+    with pytest.raises(ValueError, match="episodes only with max_k"):
+        replace(CONFIG, max_k=0)
 
 
 def test_without_episodes_categories_change_nothing():

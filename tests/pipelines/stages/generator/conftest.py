@@ -132,6 +132,11 @@ class Squares:
             for kind, table in tables.items()
         }
 
+    def give_examples(self, name, table, role="train"):
+        """Examples under a name of their own."""
+        tags = {"role": role, "set": "", "source": role, "order": "0"}
+        return self.publish(GivenTable("examples", {name: (tags, table)}))
+
     def give_text_tokenizer(self, captions, label="given"):
         text = TextTokenizer.train(captions, vocab_size=280)
         return self.give("text_tokenizer", lambda folder: _write_text(folder, text), label)

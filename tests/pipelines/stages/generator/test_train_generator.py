@@ -3,6 +3,7 @@
 import math
 import sys
 
+import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
@@ -113,6 +114,23 @@ def _assert_told(world, sentence, label):
     examples = world.table(world.examples["train"])
     assert len(ids) == 4
     assert set(ids) <= set(examples.column("example_id").to_pylist())
+
+
+def test_episodes_are_shown_where_there_are_categories_and_refused_where_there_are_none(world):
+    episodes = {"stream": {"episodes": 1.0}}
+    shown, plain = world.trained(episodes), world.trained({})
+    assert shown.config["stream"]["episodes"] == 1.0
+    assert "episodes" not in plain.config["stream"]
+    digests = [
+        world.table(made, "training_batches").column("batch_digest").to_pylist()
+        for made in (shown, plain)
+    ]
+    assert digests[0] != digests[1]
+    table = world.table(world.examples["train"])
+    at = table.schema.get_field_index("category")
+    bare = table.set_column(at, table.schema.field(at), pa.nulls(table.num_rows, pa.string()))
+    with pytest.raises(UsageError, match=r"stream.episodes is 1.0, but no category"):
+        world.trained(episodes, train=world.give_examples("bare", bare))
 
 
 @pytest.mark.parametrize("trouble", [_dies, _spoils_a_weight])
