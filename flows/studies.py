@@ -138,10 +138,15 @@ def emoji_study() -> Study:
                 ),
             ),
             **_ablations(recipe),
-            "few-shot": _few_shot("demonstrations by another hand", {}),
+            "few-shot": _few_shot("demonstrations by another hand", {"ra": {}, "vanilla": {}}),
             "few-shot-episodes": _few_shot(
-                "demonstrations by another hand, trained with episodes",
-                {"stream": {"episodes": 0.3}},
+                "demonstrations by another hand, half of the compute, trained with episodes",
+                {
+                    "ra": deep_merge(
+                        _of_budget(recipe["generators"]["ra"], 1 / 2), {"stream": {"episodes": 0.3}}
+                    ),
+                    "vanilla": _of_budget(recipe["generators"]["vanilla"], 1 / 2),
+                },
             ),
             "tasks": _TASKS,
         },
@@ -247,13 +252,9 @@ _OTHERS: dict[str, Any] = {
 as many together as are read. Rather many trials than each of them under both labels."""
 
 
-def _few_shot(title: str, ours: dict[str, Any]) -> Variant:
-    """RA-CM3, changed, and vanilla CM3 as it is, classify after what others drew."""
-    return Variant(
-        title=title,
-        part="few-shot",
-        changes=_OTHERS | {"generators": {"ra": ours, "vanilla": {}}},
-    )
+def _few_shot(title: str, generators: dict[str, Any]) -> Variant:
+    """RA-CM3 and vanilla CM3 classify after what others drew."""
+    return Variant(title=title, part="few-shot", changes=_OTHERS | {"generators": generators})
 
 
 def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
