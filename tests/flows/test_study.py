@@ -48,13 +48,13 @@ def test_the_study_has_every_line_that_the_paper_has() -> None:
     }
     assert lines <= set(study.variants)
     parts = {one.part for one in study.variants.values()}
-    assert parts == {"curve", "protocol", "ablation", "sheets"}
+    assert parts == {"curve", "protocol", "ablation", "few-shot", "sheets"}
 
 
-def test_budgets_are_equal_within_a_variant_of_the_curve() -> None:
+def test_budgets_are_equal_within_a_variant_of_the_curve_or_of_few_shot() -> None:
     study = load_study("emoji-study")
     for name, one in study.variants.items():
-        if one.part == "curve":
+        if one.part in ("curve", "few-shot"):
             run = study.run(name, study.seeds[0])
             assert len({g.fit.flops_budget for g in run.generators.values()}) == 1
 
