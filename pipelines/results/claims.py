@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.results.curve import share_of_compute
@@ -211,9 +211,14 @@ def _few_shot(results: Results, variant: str, title: str) -> Iterator[Claim]:
         for name, group in slices:
             for k, paper in _FEW_SHOT_KS.items():
                 where = Where(
-                    metric=metric, model=OURS, variant=variant, task="classify", set=name, k=k
+                    metric=metric,
+                    model=OURS,
+                    variant=variant,
+                    task="classify",
+                    set=name,
+                    group=group,
+                    k=k,
                 )
-                where = replace(where, group=group)
                 ours, base = results.cell(where), results.cell(where, model=VANILLA)
                 if ours is None or base is None:
                     continue

@@ -198,8 +198,14 @@ def few_shot_table(results: Results, metric: str, *, variant: str = MAIN) -> str
     lines = []
     for name, group in results.slices(variant):
         for model in results.models(variant):
-            where = Where(metric=metric, model=model, variant=variant, task="classify", set=name)
-            where = replace(where, group=group)
+            where = Where(
+                metric=metric,
+                model=model,
+                variant=variant,
+                task="classify",
+                set=name,
+                group=group,
+            )
             cells = [results.cell(where, k=k) for k in (1, 2, 4, 8)]
             if any(cells):
                 lines.append([_slice(name, group), model, *(number(cell) for cell in cells)])

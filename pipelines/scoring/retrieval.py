@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.records import MEMORY_ROLES
+from pipelines.records import KEPT, MEMORY_ROLES
 from pipelines.scoring.board import Board, Place, Slice
 from racm3.metrics.recall import recall_at_k
 from racm3.training.draws import Query
@@ -34,7 +34,7 @@ def counterparts(documents: pa.Table, concepts: Iterable[str]) -> Mapping[str, f
     """
     wanted = pc.is_in(documents["concept"], value_set=pa.array(sorted(set(concepts)), pa.string()))
     held = pc.is_in(documents["role"], value_set=pa.array(MEMORY_ROLES))
-    kept = pc.equal(documents["outcome"], "kept")
+    kept = pc.equal(documents["outcome"], KEPT)
     found: dict[str, set[str]] = defaultdict(set)
     rows = documents.filter(pc.and_(pc.and_(wanted, held), kept))
     for row in rows.select(["document_id", "concept"]).to_pylist():

@@ -222,7 +222,7 @@ class _Work:
         """The examples of each memory, with the extent of their images and captions."""
         found = {}
         for memory, examples in self.examples.items():
-            sizes = [self._image(e.document_id).shape for e in examples]
+            sizes = [self.images[e.document_id].shape for e in examples]
             found[memory] = Asked(
                 examples=examples,
                 places=self.places[memory][0],
@@ -282,8 +282,11 @@ class _Work:
             resamples=config.resamples,
         )
 
-    def _image(self, document_id: str) -> NDArray[np.uint8]:
-        return image_array(self.documents[document_id]["image"])
+    @cached_property
+    def images(self) -> Mapping[str, NDArray[np.uint8]]:
+        """Of the evaluation documents, by id."""
+        ids = {e.document_id for some in self.examples.values() for e in some}
+        return {name: image_array(self.documents[name]["image"]) for name in sorted(ids)}
 
     def _tokenizer(self) -> ImageTokenizer:
         return load_image_tokenizer(self.reader.files(self.inputs["image_tokenizer"]))
@@ -316,7 +319,7 @@ class _Work:
         documents, how = self.documents, self.instruments
         codes = {e.document_id: np.array(e.main.image) for s in self.examples.values() for e in s}
         ids = sorted(codes)
-        images = np.stack([self._image(i) for i in ids])
+        images = np.stack([self.images[i] for i in ids])
         captions = [documents[i]["caption"] for i in ids]
         inception = None if how.inception is None else how.inception(images)
         return Truth(
