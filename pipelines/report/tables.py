@@ -50,8 +50,13 @@ _PAIRED = (
     *("cider_gain", "cider_gain_over_copy"),
 )
 WRONG = "wrong"
-CLASSIFY, DEMONSTRATIONS = "classify", "demonstrations"
-"""Task and memory in the rows of few-shot classification."""
+CLASSIFY = "classify"
+"""Task in the rows of few-shot classification."""
+SHOWN = {
+    "demonstrations": "of each class shown",
+    "demonstrations by others": "of each class shown, by others",
+}
+"""What is said of the memory in these rows."""
 FAMILIAR = "familiar"
 """The set whose whole is the question; other sets are asked part by part."""
 
@@ -307,7 +312,7 @@ def _column_order(report: Report, column: tuple[str, int, str]) -> tuple[int, bo
     Of few-shot classification: the focus, the baseline, all others, each by k.
     """
     model, k, memory = column
-    if memory == DEMONSTRATIONS:
+    if memory in SHOWN:
         return {report.focus: 0, report.baseline: 1}.get(model, 2), False, k, model, memory
     most = max((m.max_k for m in report.models if m.name == report.focus), default=0)
     if model == report.focus:
@@ -324,8 +329,8 @@ def _column_title(column: tuple[str, int, str], learned: set[str]) -> tuple[str,
         return model, f"{memory} memory" if memory else "originals, encoded and decoded"
     if memory == WRONG:
         return model_title(model), f"{k} wrong contexts"
-    if memory == DEMONSTRATIONS:
-        return model_title(model), f"{k} of each class shown"
+    if memory in SHOWN:
+        return model_title(model), f"{k} {SHOWN[memory]}"
     if not memory:
         return model_title(model), "no context"
     return model_title(model), f"{k} context{'s' if k > 1 else ''}, {memory} memory"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines.report.tables import headlines, number, score_tables
+from pipelines.scoring.few_shot import OF_OTHERS
 
 
 def test_headline_says_change_interval_and_verdict(made: Any) -> None:
@@ -99,6 +100,17 @@ def test_few_shot_classification_has_tables_of_its_own_by_model_and_k(made: Any)
     accuracy, gain = whole.lines
     assert [cell and cell.text for cell in accuracy.cells] == ["0.550", "0.900", "0.550", "0.900"]
     assert [cell is not None for cell in gain.cells] == [False, True, False, False]
+
+
+def test_what_others_demonstrate_is_said_so(made: Any) -> None:
+    shown = {"task": "classify", "memory": OF_OTHERS, "set": "unseen"}
+    names = ("vanilla", "ra")
+    rows = tuple(made.score("few_shot_channel_accuracy", m, 0.6, k=2, **shown) for m in names)
+    (table,) = score_tables(replace(made.report(), scores=rows))
+    assert table.columns == (
+        ("RA-CM3", "2 of each class shown, by others"),
+        ("vanilla CM3", "2 of each class shown, by others"),
+    )
 
 
 def test_the_first_rows_are_familiar_whole_and_the_parts_of_other_sets(made: Any) -> None:
