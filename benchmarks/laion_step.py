@@ -27,8 +27,9 @@ from racm3.generator.memory import parameter_count, training_memory
 from racm3.generator.transformer import Generator
 from racm3.objective.spans import SpanMixConfig
 from racm3.sequence.layout import Layout
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.generator import GeneratorTask
-from racm3.training.stream import Example, QueryContexts, StreamConfig, draw_batch
+from racm3.training.stream import StreamConfig, draw_batch
 from racm3.vocabulary import Vocabulary
 
 _SPECIAL, _SENTINELS = 4, 1020

@@ -25,8 +25,9 @@ from racm3.generator.transformer import Generator
 from racm3.objective.loss import weighted_loss
 from racm3.sequence.batch import Batch
 from racm3.sequence.layout import Layout
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.generator import kept
-from racm3.training.stream import Example, QueryContexts, StreamConfig, draw_batch
+from racm3.training.stream import StreamConfig, draw_batch
 from racm3.vocabulary import Vocabulary
 
 LEARNING_RATE = 1e-4

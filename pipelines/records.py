@@ -16,8 +16,8 @@ from PIL import Image
 from pipelines.runtime.reader import Reader, Selection
 from racm3.document import ContextModality, DocumentTokens
 from racm3.sequence.order import ContextOrder, asked_order
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.records import LogRow
-from racm3.training.stream import Example, QueryContexts
 from storage_schemas.manifest import Manifest, Shard
 from storage_schemas.tables import TABLES
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from racm3.document import DocumentTokens
 from racm3.sampling.holes import Box, BoxRule, box_by_rule
-from racm3.training.stream import Example, QueryContexts
+from racm3.training.examples import Example, QueryContexts
 from storage_schemas.fingerprint import digest_of
 
 __all__ = ["NO_OTHER_DOCUMENT", "Asked", "Canvas", "Task", "ask"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from racm3.sampling.candidates import Chosen
     from racm3.sampling.tasks import Sampled
     from racm3.text_tokenizer import TextTokenizer
-    from racm3.training.stream import Example
+    from racm3.training.examples import Example
 
 __all__ = ["Writer"]
 

@@ -13,7 +13,7 @@ from pipelines.records import image_array
 from pipelines.scoring.board import Place, slices_of
 from pipelines.scoring.samples import Answers, Truth
 from racm3.metrics.copy_rows import copy_top
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 
 if TYPE_CHECKING:
     from racm3.image_tokenizer.base import ImageTokenizer

@@ -22,7 +22,7 @@ from racm3.metrics.copy_rate import (
     copy_rate,
     feature_agreement,
 )
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 
 __all__ = ["ORIGINALS", "add_copy_rates", "fed_documents"]
 

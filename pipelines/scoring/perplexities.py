@@ -16,7 +16,7 @@ from racm3.metrics.bootstrap import paired_bootstrap, resample
 from racm3.metrics.perplexity import ExampleNLL, bits_score, example_nll, perplexity_score
 from racm3.metrics.score import Score
 from racm3.sequence.order import ContextOrder
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 
 __all__ = ["Asked", "Contender", "Protocol", "measure_perplexities"]
 

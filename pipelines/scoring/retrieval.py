@@ -13,7 +13,7 @@ from pipelines.records import KEPT, MEMORY_ROLES
 from pipelines.scoring.board import Board, Place, Slice
 from racm3.metrics.recall import recall_at_k
 from racm3.training.draws import Query
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 
 __all__ = ["RETRIEVER", "add_recall", "counterparts"]
 

@@ -55,7 +55,7 @@ from pipelines.scoring.samples import (
 from racm3.document import DocumentTokens
 from racm3.metrics.score import Score
 from racm3.sequence.order import ContextOrder
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 
 if TYPE_CHECKING:
     from racm3.image_tokenizer.base import ImageTokenizer

@@ -29,8 +29,9 @@ from racm3.document import DocumentTokens
 from racm3.generator.config import SIZES, GeneratorConfig, SizeName
 from racm3.generator.initial_weights import InitConfig
 from racm3.sequence.order import asked_order
+from racm3.training.examples import Example
 from racm3.training.records import FitConfig, FitResult, LogRow
-from racm3.training.stream import Example, StreamConfig
+from racm3.training.stream import StreamConfig
 
 if TYPE_CHECKING:
     from racm3.generator.transformer import Generator

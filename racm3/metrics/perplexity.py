@@ -21,8 +21,8 @@ from racm3.metrics.score import Score
 from racm3.sequence.layout import Layout
 from racm3.sequence.order import ContextOrder
 from racm3.training.evaluation import evaluation_batch
+from racm3.training.examples import Example
 from racm3.training.generator import measured_nll
-from racm3.training.stream import Example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,14 +16,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from racm3.training.examples import Example, QueryContexts
 from racm3.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from racm3.training.stream import Example
 
 __all__ = ["Kinds", "as_episode", "kinds_of"]
 
@@ -62,8 +59,6 @@ def as_episode(
     Returns:
         An example with one query; None where nothing else of its category is there.
     """
-    from racm3.training.stream import QueryContexts
-
     places = kinds.get(example.category or "", ())
     others = [place for place in places if examples[place].concept != example.concept]
     if not others:

@@ -15,7 +15,7 @@ from racm3.sequence.batch import Batch, Modality
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.draws import Query
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 
 __all__ = ["Task", "evaluation_batch"]
 

@@ -19,9 +19,10 @@ from racm3.sequence.layout import Layout
 from racm3.sequence.order import ContextOrder
 from racm3.training.draws import DrawRecord, whole_step
 from racm3.training.evaluation import evaluation_batch
+from racm3.training.examples import Example
 from racm3.training.ranks import gather_on_rank_zero, sum_over_ranks
 from racm3.training.records import StepExamples
-from racm3.training.stream import Example, StreamConfig, draw_batch
+from racm3.training.stream import StreamConfig, draw_batch
 from racm3.training.tallies import Metric
 
 _WRONG_PURPOSE = 0x77_726F

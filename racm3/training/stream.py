@@ -27,46 +27,11 @@ from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.draws import DrawRecord, Query, RowRecord
 from racm3.training.episodes import as_episode, kinds_of
 from racm3.training.epoch_order import EpochOrder, keyed_generator
+from racm3.training.examples import Example
 
 _BATCH_PURPOSE, _ROW_PURPOSE = 1, 2
 _TEXT_ASKS = {"none": 1.0, "whole_image": 1.0, "image_span": 1.0, "whole_caption": 0.0}
 """How often the text is the query under `query_follows_task`, by what is masked."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueryContexts:
-    """What one query of an example retrieved."""
-
-    query: Query
-    """Which part of the example was the query."""
-
-    draw: int
-    """Which draw of the dropped-word query; 0 where nothing was drawn."""
-
-    document_ids: tuple[str, ...]
-    """Ranked, best first; as long as `contexts`."""
-
-    contexts: tuple[DocumentTokens, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """A main document and its candidate contexts: one row the trainer reads."""
-
-    example_id: str
-    document_id: str
-    main: DocumentTokens
-    queries: tuple[QueryContexts, ...]
-    """Empty for an example without contexts."""
-
-    group: str | None = None
-    """Group whose weight applies; None has weight 1."""
-
-    category: str | None = None
-    """Kind of thing it shows; None: none, and it is in no episode."""
-
-    concept: str | None = None
-    """What it shows: documents of one concept are in no episode together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,10 @@ from flows.recipes import load_run
 from racm3.document import DocumentTokens
 from racm3.generator.transformer import Generator
 from racm3.sequence.layout import Layout
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.fit import fit
 from racm3.training.generator import GeneratorTask
-from racm3.training.stream import Example, QueryContexts, draw_batch
+from racm3.training.stream import draw_batch
 from racm3.vocabulary import Vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -18,8 +18,9 @@ from pipelines.runtime.store import LocalStore
 from pipelines.step import Dag
 from racm3.document import DocumentTokens
 from racm3.sequence.layout import Layout
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.generator import GeneratorTask
-from racm3.training.stream import Example, QueryContexts, StreamConfig, draw_batch
+from racm3.training.stream import StreamConfig, draw_batch
 from racm3.vocabulary import Vocabulary
 from storage_schemas.manifest import Manifest
 

@@ -8,7 +8,7 @@ from pipelines.scoring.board import Board, Place, slices_of
 from pipelines.scoring.copying import ORIGINALS, add_copy_rates, fed_documents
 from pipelines.scoring.samples import Answers, Truth
 from racm3.document import DocumentTokens
-from racm3.training.stream import Example, QueryContexts
+from racm3.training.examples import Example, QueryContexts
 
 
 class MeanColours:

@@ -6,7 +6,7 @@ import pytest
 from pipelines.scoring.board import Board, Place, slices_of
 from pipelines.scoring.retrieval import RETRIEVER, add_recall, counterparts
 from racm3.document import DocumentTokens
-from racm3.training.stream import Example, QueryContexts
+from racm3.training.examples import Example, QueryContexts
 
 BLANK = DocumentTokens(text=(), image=())
 

@@ -9,7 +9,7 @@ from racm3.generator.induction_start import start_image_embeddings, start_induct
 from racm3.generator.transformer import Generator
 from racm3.sequence.layout import Layout
 from racm3.training.evaluation import evaluation_batch
-from racm3.training.stream import Example
+from racm3.training.examples import Example
 from racm3.vocabulary import Vocabulary
 
 CODES, GRID, CAPTION = 64, (6, 6), 4

@@ -6,7 +6,7 @@ import torch
 from racm3.document import DocumentTokens
 from racm3.sequence.layout import Layout, lay_out
 from racm3.training.evaluation import evaluation_batch
-from racm3.training.stream import Example, QueryContexts
+from racm3.training.examples import Example, QueryContexts
 from racm3.vocabulary import Vocabulary
 
 V = Vocabulary(60, 30, num_sentinels=16)

@@ -12,9 +12,10 @@ from racm3.metrics.perplexity import example_nll, perplexity_score
 from racm3.objective.loss import weighted_loss
 from racm3.objective.spans import SpanMixConfig
 from racm3.sequence.layout import Layout
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.fit import FitConfig, fit
 from racm3.training.generator import GeneratorTask, Validation, kept
-from racm3.training.stream import Example, QueryContexts, StreamConfig, draw_batch
+from racm3.training.stream import StreamConfig, draw_batch
 from racm3.vocabulary import Vocabulary
 
 LAYOUT = Layout(vocabulary=Vocabulary(20, 16, 2), image_tokens=9, max_text_tokens=6)

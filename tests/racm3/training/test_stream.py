@@ -12,13 +12,8 @@ from racm3.objective.masking import unmask
 from racm3.objective.spans import SpanMixConfig
 from racm3.sequence.layout import Layout, lay_out
 from racm3.training.draws import whole_step
-from racm3.training.stream import (
-    Example,
-    QueryContexts,
-    StreamConfig,
-    draw_batch,
-    epoch_length,
-)
+from racm3.training.examples import Example, QueryContexts
+from racm3.training.stream import StreamConfig, draw_batch, epoch_length
 from racm3.vocabulary import Vocabulary
 
 V = Vocabulary(60, 30, num_sentinels=16)

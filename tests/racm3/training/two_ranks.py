@@ -26,11 +26,12 @@ from racm3.generator.config import GeneratorConfig
 from racm3.generator.transformer import Generator
 from racm3.objective.spans import SpanMixConfig
 from racm3.sequence.layout import Layout
+from racm3.training.examples import Example, QueryContexts
 from racm3.training.fit import FitConfig, fit
 from racm3.training.generator import GeneratorTask, Validation
 from racm3.training.records import NonFiniteLoss
 from racm3.training.sharding import shard_blocks, whole_tensors
-from racm3.training.stream import Example, QueryContexts, StreamConfig
+from racm3.training.stream import StreamConfig
 from racm3.training.tallies import added, as_tallies
 from racm3.vocabulary import Vocabulary
 
