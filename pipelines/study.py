@@ -71,6 +71,8 @@ class Study:
     """Without `main`."""
     base: str = MAIN
     """Variant that the ablations stand beside."""
+    main_seeds: tuple[int, ...] | None = None
+    """Splits that main is run on; None: all of them."""
     asked: tuple[str, ...] | None = None
     """Variants that are run; None: all of them."""
     asked_seeds: tuple[int, ...] | None = None
@@ -80,8 +82,8 @@ class Study:
         """Refuses what cannot be told apart.
 
         Raises:
-            UsageError: a variant is called main or asks for a split that the study has not, or
-                there is no seed, or one comes twice.
+            UsageError: a variant is called main or asks for a split that the study has not, as
+                main may not either, or there is no seed, or one comes twice.
         """
         if MAIN in self.variants:
             raise UsageError(f"study {self.name}: no variant may be called {MAIN}; rename it")
@@ -89,8 +91,9 @@ class Study:
             raise UsageError(f"study {self.name}: base {self.base} is no variant of it")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"study {self.name}: give one seed or more, each once")
-        for name, one in self.variants.items():
-            if unknown := sorted(set(one.seeds or ()) - set(self.seeds)):
+        on = {MAIN: self.main_seeds} | {name: one.seeds for name, one in self.variants.items()}
+        for name, seeds in on.items():
+            if unknown := sorted(set(seeds or ()) - set(self.seeds)):
                 raise UsageError(
                     f"study {self.name}, variant {name}: there is no split {unknown[0]}; there are "
                     f"{', '.join(map(str, self.seeds))}"
@@ -102,7 +105,7 @@ class Study:
         return (MAIN, *self.variants)
 
     def of_split(self, seed: int) -> tuple[str, ...]:
-        """Variants that a split has, main first."""
+        """Variants that a split has, main first: it names what they share, run there or not."""
         kept = (n for n, one in self.variants.items() if one.seeds is None or seed in one.seeds)
         return (MAIN, *kept)
 
@@ -113,7 +116,9 @@ class Study:
 
     def asked_of(self, seed: int) -> tuple[str, ...]:
         """Variants of a split that are run."""
-        return tuple(n for n in self.of_split(seed) if self.asked is None or n in self.asked)
+        no_main = self.main_seeds is not None and seed not in self.main_seeds
+        own = self.of_split(seed)[no_main:]
+        return tuple(n for n in own if self.asked is None or n in self.asked)
 
     def namespace(self, seed: int) -> str:
         """Of the ledger and the references of a split."""

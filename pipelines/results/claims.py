@@ -223,14 +223,17 @@ def _few_shot(results: Results, variant: str, title: str) -> Iterator[Claim]:
                 if ours is None or base is None:
                     continue
                 gain = results.cell(where, metric=metric.replace("accuracy", "gain"))
-                more = gain is not None and gain.surely(0.0, above=True)
+                if gain is None:
+                    continue
+                alone, seeds = gain.excludes(0.0, above=True)
                 chance = ours.surely(_CHANCE, above=True)
                 yield Claim(
                     part="few-shot",
                     title=f"Few-shot accuracy, k = {k}, {ways}",
                     where=f"{name}, {group}" if group else name,
                     bar=f"above vanilla CM3 and chance{paper}",
-                    measured=f"{number(ours)} against {number(base)}; gain {number(gain)}; "
+                    measured=f"{number(ours)} against {number(base)}; gain {number(gain)}, "
+                    f"above 0 on {alone} of {seeds} splits alone; "
                     f"{'above' if chance else 'not above'} chance",
-                    holds=more and chance,
+                    holds=gain.surely(0.0, above=True) and chance,
                 )

@@ -144,7 +144,7 @@ def render(
     pictures = _pictures(results, budgets)
     markdown = _template("results.md.j2").render(
         study=study,
-        seeds=results.seeds,
+        seeds=results.seeds_of((MAIN,)) or results.seeds,
         splits=splits,
         notes=notes.strip(),
         pictures=sorted(pictures),
@@ -154,15 +154,18 @@ def render(
     return Page(markdown=markdown.rstrip() + "\n", pictures=pictures)
 
 
-def _few_shot(results: Results, variants: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Heading and table of every way that was measured: main's, then those of other variants."""
+def _few_shot(
+    results: Results, variants: Mapping[str, str]
+) -> list[tuple[str, tuple[int, ...], str]]:
+    """Heading, splits, table of every way that was measured: main's, then other variants'."""
     found = []
     for variant, title in {MAIN: "", **variants}.items():
         for metric, how in FEW_SHOT.items():
             table = few_shot_table(results, metric, variant=variant)
             if table:
                 ways = ", ".join(filter(None, (title, how)))
-                found.append((ways[0].upper() + ways[1:], table))
+                seeds = results.seeds_of((variant,))
+                found.append((ways[0].upper() + ways[1:], seeds, table))
     return found
 
 

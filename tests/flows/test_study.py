@@ -40,7 +40,8 @@ def test_every_variant_of_every_study_is_a_whole_run(name: str) -> None:
 
 def test_the_study_has_every_line_that_the_paper_has() -> None:
     study = load_study("emoji-study")
-    assert len(study.seeds) == 3
+    assert study.main_seeds is not None
+    assert len(study.main_seeds) == 3
     assert {"ra", "vanilla", "causal"} == set(study.run(MAIN, study.seeds[0]).generators)
     lines = {
         *("image-only", "text-only", "diversity", "no-query-dropout", "alpha-0", "alpha-0.1"),
@@ -72,6 +73,7 @@ def test_a_study_can_be_narrowed() -> None:
     assert study.asked_of(31) == (MAIN, "alpha-0")
     assert study.asked_of(32) == (MAIN,)  # ablations are of the first split, whatever is asked
     assert load_study("emoji-study", variants=["budget-eighth"]).asked_of(33) == ("budget-eighth",)
+    assert load_study("emoji-study").asked_of(34) == ("few-shot-episodes",)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_a_study_can_be_narrowed() -> None:
             {"name": "emoji-study", "seeds": [32], "variants": ["alpha-0", "k-4"]},
             "has no alpha-0 or k-4 on split 32",
         ),
+        ({"name": "emoji-study", "seeds": [34], "variants": [MAIN]}, "has no main on split 34"),
     ],
 )
 def test_a_wrong_study_is_one_sentence(arguments: dict[str, Any], said: str) -> None:
@@ -107,6 +110,15 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> 
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=said):
         load_study(str(file))
+
+
+def test_a_file_says_which_splits_the_recipe_itself_is_run_on(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text('extends = "smoke"\n', encoding="utf-8")
+    file = tmp_path / "study.toml"
+    both = STUDY.replace("seeds = [0]\n", "seeds = [0, 1]\n")
+    file.write_text(both.replace("[var", "main_seeds = [1]\n[var"), encoding="utf-8")
+    asked = load_study(str(file))
+    assert (asked.asked_of(0), asked.asked_of(1)) == (("alpha-0",), (MAIN, "alpha-0"))
 
 
 @pytest.mark.prefect

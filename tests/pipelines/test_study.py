@@ -193,6 +193,15 @@ def test_a_variant_is_on_the_splits_that_it_names() -> None:
         replace(base, variants={"changed": replace(one, seeds=(1, 7))})
 
 
+def test_main_is_on_the_splits_that_it_names() -> None:
+    study = replace(smoke_study(), seeds=(0, 1), main_seeds=(0,))
+    assert study.asked_of(0) == study.names
+    assert study.asked_of(1) == study.names[1:]
+    assert study.of_split(1) == study.names, "steps that variants share are called as main's are"
+    with pytest.raises(UsageError, match="variant main: there is no split 2"):
+        replace(study, main_seeds=(0, 2))
+
+
 def test_a_plan_on_an_empty_store_has_no_scores_and_writes_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     plan = plan_study(smoke_study(), 0, store, tmp_path / "cache")

@@ -323,9 +323,11 @@ def test_another_way_of_few_shot_has_claims_and_a_table_of_its_own() -> None:
     page = render(rows, study="test", variants=variants, notes="").markdown
     line = next(one for one in page.splitlines() if one.startswith("| Few-shot accuracy"))
     assert line.startswith("| Few-shot accuracy, k = 1, asked by channel, shown otherwise |")
+    assert "above 0 on 1 of 1 splits alone" in line
     assert line.endswith("| yes |")
     heading = "### Shown otherwise, asked by channel"
     table = page.partition(heading)[2].partition("##")[0]
+    assert "Splits: 0." in table
     told = [line.split("|")[2].strip() for line in table.splitlines() if "familiar" in line]
     assert told == ["ra", "third", "vanilla"]
     assert "not there" not in page.lower()
