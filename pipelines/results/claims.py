@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pipelines.results.curve import share_of_compute
 from pipelines.results.summary import Results, Where
 from pipelines.results.tables import RANDOM, SCALE, number
 from pipelines.study import MAIN
 
-__all__ = ["FEW_SHOT", "PARTS", "Claim", "claims"]
+__all__ = ["FEW_SHOT", "Claim", "claims"]
 
 OURS, VANILLA, CAUSAL = "ra", "vanilla", "causal"
 K = 2
@@ -31,23 +30,19 @@ _CHANCE = 0.5
 _SETS = (("familiar", "", "restricted"), ("unseen", "", "extended"))
 
 
-Part = Literal["familiar", "unseen", "compute", "few-shot"]
-PARTS: dict[Part, str] = {
+_ABOUT = {
     "familiar": "Familiar documents: held out at random, their relatives trained on",
     "unseen": "Unseen documents: concepts held out whole, the memory holds another hand's drawing",
-    "compute": "Training compute",
-    "few-shot": "Few-shot classification",
 }
-"""What claims are about, in order."""
-_PART: dict[str, Part] = {"familiar": "familiar", "unseen": "unseen"}
-"""Of claims about one set of documents."""
+"""What claims about a set of documents are about."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """One line of a table of claims."""
 
-    part: Part
+    about: str
+    """Claims about the same stand in one table, under this heading."""
     title: str
     where: str
     bar: str
@@ -101,7 +96,7 @@ def _distance(
     bar = "lower, intervals disjoint" + (f", by {asked:.0%} at least" if asked else "")
     pairs = results.cell(where, metric=f"{metric}_difference") if other == VANILLA else None
     yield Claim(
-        part=_PART[name],
+        about=_ABOUT[name],
         title=f"{title}{', times 1000,' if scale > 1 else ''} below {who}",
         where=name,
         bar=bar,
@@ -127,7 +122,7 @@ def _captions(results: Results, name: str, group: str, memory: str) -> Iterator[
             continue
         alone, seeds = gain.excludes(0.0, above=True)
         yield Claim(
-            part=_PART[name],
+            about=_ABOUT[name],
             title=f"CIDEr above {who}",
             where=name,
             bar=f"gain above 0{about}",
@@ -153,7 +148,7 @@ def _perplexities(results: Results, name: str, group: str, memory: str) -> Itera
             continue
         alone, seeds = ratio.excludes(1.0, above=False)
         yield Claim(
-            part=_PART[name],
+            about=_ABOUT[name],
             title=f"{task.capitalize()} perplexity below vanilla CM3",
             where=name,
             bar="ratio below 1",
@@ -179,7 +174,7 @@ def _wrong(results: Results, name: str, group: str) -> Iterator[Claim]:
         lost = sum(sign * a.value >= sign * b.value for a, b in pairs)
         scale = SCALE.get(metric, 1.0)
         yield Claim(
-            part=_PART[name],
+            about=_ABOUT[name],
             title=f"Random contexts lose the gain ({title})",
             where=name,
             bar="no better than vanilla CM3",
@@ -195,7 +190,7 @@ def _compute(results: Results, budgets: Sequence[str]) -> Iterator[Claim]:
             continue
         said = "not reached" if share.value is None else f"{share.value:.0%} of the FLOPs"
         yield Claim(
-            part="compute",
+            about="Training compute",
             title=f"The causal model's final image {title}, with less compute",
             where="familiar",
             bar=f"below {_MOST_COMPUTE:.0%} of its training FLOPs",
@@ -228,8 +223,8 @@ def _few_shot(results: Results, variant: str, title: str) -> Iterator[Claim]:
                 alone, seeds = gain.excludes(0.0, above=True)
                 chance = ours.surely(_CHANCE, above=True)
                 yield Claim(
-                    part="few-shot",
-                    title=f"Few-shot accuracy, k = {k}, {ways}",
+                    about=f"Few-shot classification {ways}",
+                    title=f"Accuracy, k = {k}",
                     where=f"{name}, {group}" if group else name,
                     bar=f"above vanilla CM3 and chance{paper}",
                     measured=f"{number(ours)} against {number(base)}; gain {number(gain)}, "

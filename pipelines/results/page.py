@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from pipelines.report.model import Curve, Panel
 from pipelines.report.plots import Chart, Tick, draw
 from pipelines.report.sheets import TASKS
-from pipelines.results.claims import FEW_SHOT, PARTS, Claim, claims
+from pipelines.results.claims import FEW_SHOT, Claim, claims
 from pipelines.results.curve import Point, compute_curve
 from pipelines.results.rows import Row
 from pipelines.results.summary import Results
@@ -170,16 +170,13 @@ def _few_shot(
 
 
 def _claims(found: Sequence[Claim]) -> list[tuple[str, str, str]]:
-    """Title, how many hold, table: of every part that has claims."""
+    """What they are about, how many hold, table."""
     parts = []
-    for part, title in PARTS.items():
-        own = [claim for claim in found if claim.part == part]
-        if own:
-            lines = [
-                [c.title, c.where, c.bar, c.measured, "yes" if c.holds else "**no**"] for c in own
-            ]
-            table = markdown_table(["claim", "documents", "bar", "measured", "holds"], lines)
-            parts.append((title, f"{sum(c.holds for c in own)} of {len(own)}", table))
+    for about in dict.fromkeys(claim.about for claim in found):
+        own = [claim for claim in found if claim.about == about]
+        lines = [[c.title, c.where, c.bar, c.measured, "yes" if c.holds else "**no**"] for c in own]
+        table = markdown_table(["claim", "documents", "bar", "measured", "holds"], lines)
+        parts.append((about, f"{sum(c.holds for c in own)} of {len(own)}", table))
     return parts
 
 
