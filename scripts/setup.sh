@@ -4,8 +4,37 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.racm3-setup
+lock=.setup-lock
 wanted="$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1) $PWD"
-if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+installer=""
+
+is_set_up() {
+    [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]
+}
+
+leave() {
+    [ -z "$installer" ] || kill "$installer" 2>/dev/null || true
+    rm -f "$lock"
+}
+
+if is_set_up; then
+    exit 0
+fi
+
+# Two at once (make demo here, make test there) would install into one folder from both sides.
+told=""
+until (set -o noclobber && echo $$ >"$lock") 2>/dev/null; do
+    holder="$(cat "$lock" 2>/dev/null || true)"
+    if [ -n "$holder" ] && ! kill -0 "$holder" 2>/dev/null; then
+        rm -f "$lock" # it was killed
+        continue
+    fi
+    [ -n "$told" ] || echo "setup: waiting for another setup of this clone (process $holder)"
+    told=yes
+    sleep 1
+done
+trap leave EXIT
+if is_set_up; then
     exit 0
 fi
 
@@ -38,7 +67,6 @@ echo "setup: installing $(grep -c '==' requirements.lock) packages from requirem
 began=$SECONDS
 "${pip[@]}" --require-hashes -r requirements.lock &
 installer=$!
-trap 'kill "$installer" 2>/dev/null || true' EXIT
 while kill -0 "$installer" 2>/dev/null; do # a line a half minute: silence looks like a hang
     for _ in $(seq 30); do
         sleep 1
@@ -47,7 +75,7 @@ while kill -0 "$installer" 2>/dev/null; do # a line a half minute: silence looks
     kill -0 "$installer" 2>/dev/null && echo "setup: still installing, $((SECONDS - began)) s" || true
 done
 wait "$installer"
-trap - EXIT
+installer=""
 "${pip[@]}" --no-build-isolation -e .
 printf '%s' "$wanted" >"$stamp"
 echo "setup: done in $((SECONDS - began)) s"
