@@ -76,9 +76,15 @@ class FewShotConfig(StageConfig):
         "demonstrations": "set",
         "pooling": "mixture",
         "together": 1,
+        "categories": "every",
     }
 
     trials: int = Field(0, ge=0, description="of each evaluation set; 0: not measured")
+    categories: Literal["every", "new"] = Field(
+        "every",
+        description="every: all of a set, and those without training documents once more by "
+        "themselves; new: these alone",
+    )
     ks: tuple[int, ...] = Field((1, 2, 4, 8), description="demonstrations of each class")
     methods: tuple[Method, ...] = Field(
         ("direct", "channel"),
@@ -216,7 +222,7 @@ def measure_few_shot(
         By slice: the numbers of demonstrations that no two of its categories have concepts for.
     """
     left_out: dict[str, list[int]] = {}
-    for where, members in _slices(pool):
+    for where, members in _slices(pool, config):
         ks = [k for k in config.ks if len(categories_of(members, k, shown=pool.shown)) > 1]
         if len(ks) < len(config.ks):
             left_out[_name(where)] = list(config.ks[len(ks) :])
@@ -236,11 +242,12 @@ def measure_few_shot(
     return left_out
 
 
-def _slices(pool: Pool) -> Iterable[tuple[Slice, Sequence[Member]]]:
-    """Each set, and what of it is of new categories where these are not all it has."""
+def _slices(pool: Pool, config: FewShotConfig) -> Iterable[tuple[Slice, Sequence[Member]]]:
+    """Each set where every category is asked, and what of it is of two new categories or more."""
     for name, members in pool.members.items():
         none = np.array([], dtype=np.int64)
-        yield Slice(set=name, group="", index=none), members
+        if config.categories == "every":
+            yield Slice(set=name, group="", index=none), members
         new = [one for one in members if one.category not in pool.trained]
         if len({one.category for one in new}) > 1:
             yield Slice(set=name, group=NEW, index=none), new

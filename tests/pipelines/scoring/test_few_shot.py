@@ -47,13 +47,16 @@ def test_documents_of_all_memories_count_once_and_only_with_a_category():
 def test_categories_without_training_documents_have_a_slice_of_their_own():
     asked = examples([(name, "unseen", name, name) for name in "abcd"])
 
-    def groups(*trained):
+    def groups(*trained, **config):
         pool = pool_of([asked], examples([(name, None, name, name) for name in trained]))
-        return {where.group: {m.category for m in members} for where, members in _slices(pool)}
+        found = _slices(pool, FewShotConfig(**config))
+        return {where.group: {m.category for m in members} for where, members in found}
 
     assert groups("a", "z") == {"": set("abcd"), NEW: set("bcd")}
     assert groups("a", "b", "c") == {"": set("abcd")}, "one new category is no choice"
     assert groups("a", "b", "c", "d") == {"": set("abcd")}
+    assert groups("a", "z", categories="new") == {NEW: set("bcd")}
+    assert groups("a", "b", "c", categories="new") == {}
 
 
 def test_others_of_the_memory_demonstrate():
