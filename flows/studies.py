@@ -264,7 +264,7 @@ as many together as are read. Rather many trials than each of them under both la
 
 
 _CLOSELY = {"score": {"few_shot": {"trials": 4000, "categories": "new"}}}
-"""Which thousand trials were drawn is most of what the gain's interval is wide by."""
+"""A thousand trials are few for gains of .03; and nothing else is asked of these generators."""
 
 
 def _few_shot(title: str, generators: dict[str, Any]) -> Variant:
