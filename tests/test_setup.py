@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "scripts" / "setup.sh"
 INTERPRETER = """#!/usr/bin/env bash
 echo "begins" >>asked
-sleep 0.5
+for _ in $(seq 600); do [ -e go ] && break; sleep 0.1; done
 echo "ends" >>asked
 """
 
@@ -26,6 +27,7 @@ def clone(tmp_path: Path) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(INTERPRETER, encoding="utf-8")
     python.chmod(0o755)
+    (tmp_path / "go").touch()
     return tmp_path
 
 
@@ -39,12 +41,19 @@ def asked(clone: Path) -> list[str]:
 
 
 def test_two_at_once_install_once_and_the_second_says_that_it_waits(clone: Path) -> None:
-    both = [start(clone), start(clone)]
-    told = [one.communicate(timeout=60)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0]
+    (clone / "go").unlink()
+    first = start(clone)
+    while not (clone / "asked").exists():
+        time.sleep(0.05)
+    second = start(clone)
+    assert second.stdout is not None
+    said = second.stdout.readline()
+    assert said == f"setup: waiting for another setup of this clone (process {first.pid})\n"
+    (clone / "go").touch()
+    assert "setup: done" in first.communicate(timeout=60)[0]
+    assert second.communicate(timeout=60)[0] == "", "it finds all done and has nothing to say"
+    assert [first.returncode, second.returncode] == [0, 0]
     assert asked(clone) == ["begins", "ends"] * 2, "the locked packages, then the project itself"
-    assert sum("setup: waiting for another setup of this clone" in text for text in told) == 1
-    assert sum("setup: done" in text for text in told) == 1
     assert not (clone / ".setup-lock").exists()
 
 
