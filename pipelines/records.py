@@ -285,4 +285,5 @@ def _example(row: Mapping[str, Any]) -> Example:
         group=row["group"],
         category=row["category"],
         concept=row["concept"],
+        source=row["source"],
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -47,6 +48,8 @@ __all__ = [
     "OF_OTHERS",
     "FewShotConfig",
     "Pool",
+    "Watch",
+    "few_shots_of",
     "measure_few_shot",
     "pool_of",
     "shown_by_others",
@@ -135,6 +138,16 @@ class FewShotConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Watch:
+    """Whom to tell how far it is."""
+
+    done: Callable[[str], None]
+    """Told what was measured."""
+    reading: Callable[[str, int, int], None]
+    """Told what is being measured, the sequences of it that are read, and all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pool:
     """Evaluation documents that have a category."""
 
@@ -205,7 +218,7 @@ def measure_few_shot(
     text: TextTokenizer,
     config: FewShotConfig,
     protocol: Protocol,
-    tick: Callable[[str], None],
+    watch: Watch,
 ) -> dict[str, list[int]]:
     """Fills the board with accuracies, and with their differences to the baseline's.
 
@@ -216,7 +229,7 @@ def measure_few_shot(
         text: Makes tokens of the labels.
         config: How many trials of what.
         protocol: Its baseline, seed and resamples count here.
-        tick: Told what was measured.
+        watch: Told how far it is.
 
     Returns:
         By slice: the numbers of demonstrations that no two of its categories have concepts for.
@@ -232,14 +245,25 @@ def measure_few_shot(
             members, k=ks[-1], count=config.trials, seed=protocol.seed, shown=pool.shown
         )
         for method in config.methods:
-            told = {
-                one.name: _told(one, method, trials, ks, pool, text, config) for one in contenders
-            }
+            told = {}
+            for one in contenders:
+                note = f"{one.name}: few-shot classification ({method}), {_name(where)}"
+                reading = partial(watch.reading, note)
+                told[one.name] = _told(one, method, trials, ks, pool, text, config, reading)
+                watch.done(note)
             for one in contenders:
                 for k in ks:
                     _add(board, one, method, told, trials, k, where, config, protocol)
-                tick(f"{one.name}: few-shot classification ({method}), {_name(where)}")
     return left_out
+
+
+def few_shots_of(pool: Pool, config: FewShotConfig) -> int:
+    """How much is measured of each contender: what `Watch.done` is told of."""
+    asked = sum(
+        any(len(categories_of(members, k, shown=pool.shown)) > 1 for k in config.ks)
+        for _, members in _slices(pool, config)
+    )
+    return asked * len(config.methods)
 
 
 def _slices(pool: Pool, config: FewShotConfig) -> Iterable[tuple[Slice, Sequence[Member]]]:
@@ -261,6 +285,7 @@ def _told(
     pool: Pool,
     text: TextTokenizer,
     config: FewShotConfig,
+    reading: Callable[[int, int], None],
 ) -> dict[int, NDArray[np.float64]]:
     """Probabilities of both classes in each trial, [trials, 2], by the number of demonstrations."""
     from racm3.sampling.classify import ClassifyConfig, Question, classify, ensemble
@@ -277,11 +302,11 @@ def _told(
     ]
     labels = [tuple(text.encode(label)) for label in config.labels]
     if method == "channel":
-        return _by_channel(contender, questions, labels, ks, config)
+        return _by_channel(contender, questions, labels, ks, config, reading)
     how = ClassifyConfig(
         all_orders=config.all_orders, all_labels=config.all_labels, calibrate=config.calibrate
     )
-    found = classify(model, layout, questions, labels, how)
+    found = classify(model, layout, questions, labels, how, progress=reading)
     return {k: np.stack([ensemble(one, k) for one in found]) for k in ks}
 
 
@@ -291,6 +316,7 @@ def _by_channel(
     labels: Sequence[tuple[int, ...]],
     ks: Sequence[int],
     config: FewShotConfig,
+    reading: Callable[[int, int], None],
 ) -> dict[int, NDArray[np.float64]]:
     """As `_told`; what a sequence holds depends on k, so each number of them is read once."""
     from racm3.sampling.channel import image_log_likelihoods, mixture, shares
@@ -302,7 +328,13 @@ def _by_channel(
         own = [k for k in ks if min(k, config.together) == together]
         asked = [replace(one, demonstrations=one.demonstrations[: own[-1]]) for one in questions]
         likely = image_log_likelihoods(
-            model, layout, asked, labels, all_labels=config.all_labels, together=together
+            model,
+            layout,
+            asked,
+            labels,
+            all_labels=config.all_labels,
+            together=together,
+            progress=reading,
         )
         for k in own:
             sequences = -(-k // together)

@@ -18,7 +18,7 @@ from racm3.metrics.score import Score
 from racm3.sequence.order import ContextOrder
 from racm3.training.examples import Example
 
-__all__ = ["Asked", "Contender", "Protocol", "measure_perplexities"]
+__all__ = ["Asked", "Contender", "Protocol", "measure_perplexities", "perplexities_of"]
 
 Task = Literal["image", "caption"]
 TASKS: tuple[Task, ...] = ("image", "caption")
@@ -107,6 +107,13 @@ def measure_perplexities(
                     measured[contender.name, task, protocol.k, WRONG] = nll
         _write(board, measured, these, protocol)
         _compare(board, measured, contenders, these, protocol, memory)
+
+
+def perplexities_of(contenders: Sequence[Contender], protocol: Protocol) -> int:
+    """How much is measured with each memory: what `tick` is told of."""
+    return sum(
+        len(one.tasks) * (len(protocol.ks) if one.reads_contexts else 1) for one in contenders
+    )
 
 
 def _nll(

@@ -36,12 +36,20 @@ from pipelines.scoring.copying import add_copy_rates, fed_documents
 from pipelines.scoring.few_shot import (
     FewShotConfig,
     Pool,
+    Watch,
+    few_shots_of,
     measure_few_shot,
     pool_of,
     shown_by_others,
 )
 from pipelines.scoring.inception import InceptionWeights, open_inception
-from pipelines.scoring.perplexities import Asked, Contender, Protocol, measure_perplexities
+from pipelines.scoring.perplexities import (
+    Asked,
+    Contender,
+    Protocol,
+    measure_perplexities,
+    perplexities_of,
+)
 from pipelines.scoring.retrieval import add_recall, counterparts
 from pipelines.scoring.samples import (
     Answers,
@@ -113,8 +121,6 @@ class ScoreGenerations(FitStage[Config]):
     ) -> FitOutput:
         """Measures everything; the generators' training compute stands beside it."""
         pin_threads(workspace.threads)
-        board, work = Board(), _Work(config, inputs, reader, workspace)
-        contenders = work.contenders()
         protocol = Protocol(
             ks=config.ks,
             k=config.k,
@@ -122,14 +128,20 @@ class ScoreGenerations(FitStage[Config]):
             seed=config.seed,
             resamples=config.resamples,
         )
+        board, work = Board(), _Work(config, inputs, reader, workspace, protocol)
         measure_perplexities(
-            board, contenders, work.asked(), work.wrong_contexts(), protocol, work.tick
+            board, work.contenders, work.asked(), work.wrong_contexts(), protocol, work.tick
         )
         facts = {}
-        if config.few_shot.trials:
-            reading = [one for one in contenders if "caption" in one.tasks]
+        if work.pool is not None:
             facts["few_shot_left_out"] = measure_few_shot(
-                board, reading, work.pool(), work.text, config.few_shot, protocol, work.tick
+                board,
+                work.classifying,
+                work.pool,
+                work.text,
+                config.few_shot,
+                protocol,
+                Watch(done=work.tick, reading=work.reading),
             )
         if work.answered:
             work.add_samples(board)
@@ -144,7 +156,12 @@ class _Work:
     """Everything that is read once."""
 
     def __init__(
-        self, config: Config, inputs: Inputs, reader: Reader, workspace: Workspace
+        self,
+        config: Config,
+        inputs: Inputs,
+        reader: Reader,
+        workspace: Workspace,
+        protocol: Protocol,
     ) -> None:
         self.config, self.inputs, self.reader, self.workspace = config, inputs, reader, workspace
         self.examples: dict[str, list[Example]] = {}
@@ -155,14 +172,18 @@ class _Work:
             self.examples[memory] = examples_of(table)
             places = [_place(row) for row in _rows(table)]
             self.places[memory] = (places, slices_of(places))
-        self._ticks = 0
+        self.pool = self._pool() if config.few_shot.trials else None
+        """What few-shot classification asks and shows, where it is measured."""
+        self.contenders = self._contenders()
+        self.classifying = [one for one in self.contenders if "caption" in one.tasks]
+        self._ticks, self._total = 0, self._parts(protocol)
 
     def tables(self, name: str) -> pa.Table:
         """All rows of an input of examples."""
         return self.reader.tables(self.inputs[name].tables("examples"))
 
-    def pool(self) -> Pool:
-        """What few-shot classification asks, evaluation documents of every memory, and shows."""
+    def _pool(self) -> Pool:
+        """Evaluation documents of every memory are asked about."""
         pool = pool_of(map(self.tables, self._named("examples.")), self.tables("train"))
         if self.config.few_shot.demonstrations == "set":
             return pool
@@ -176,16 +197,27 @@ class _Work:
     def tick(self, note: str) -> None:
         """One more thing is done."""
         self._ticks += 1
-        asked = self.config.few_shot
-        few_shot = 2 * len(self._named("generator.")) * len(asked.methods) * bool(asked.trials)
-        total = 14 * len(self.examples) + len(self._named("generations.")) + few_shot
-        self.workspace.report(min(self._ticks, total), total, note)
+        self._tell(note)
+
+    def reading(self, note: str, done: int, total: int) -> None:
+        """The next thing is under way: so many of its sequences are read."""
+        self._tell(f"{note}, {done:,} of {total:,} sequences")
+
+    def _tell(self, note: str) -> None:
+        self.workspace.report(self._ticks, self._total, note)
+
+    def _parts(self, protocol: Protocol) -> int:
+        """How many things will be done."""
+        found = len(self.examples) * perplexities_of(self.contenders, protocol)
+        if self.pool is not None:
+            found += few_shots_of(self.pool, self.config.few_shot) * len(self.classifying)
+        return found + len(self._named("generations."))
 
     def wrong_contexts(self) -> list[DocumentTokens]:
         """Training documents, of which some are drawn as wrong contexts."""
         return context_pool(self.inputs["train"], examples_of(self.tables("train")))
 
-    def contenders(self) -> list[Contender]:
+    def _contenders(self) -> list[Contender]:
         """All generators."""
         found = []
         for name in self._named("generator."):

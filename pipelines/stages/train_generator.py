@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -29,6 +28,7 @@ from racm3.document import DocumentTokens
 from racm3.generator.config import SIZES, GeneratorConfig, SizeName
 from racm3.generator.initial_weights import InitConfig
 from racm3.sequence.order import asked_order
+from racm3.training.episodes import has_episodes
 from racm3.training.examples import Example
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import StreamConfig
@@ -54,7 +54,10 @@ class Config(StageConfig):
     Its shape is a named `size`, or numbers; a number that is given wins over the size's.
     """
 
-    later: ClassVar[Mapping[str, Any]] = {"stream.episodes": 0.0}
+    later: ClassVar[Mapping[str, Any]] = {
+        "stream.episodes": 0.0,
+        "stream.episode_sources": "any",
+    }
 
     size: SizeName | None = Field(None, description="a named shape; none: the numbers below")
     layers: int | None = Field(None, description="decoder blocks; none: as `size` has them")
@@ -236,15 +239,14 @@ def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:
 
 def _check_episodes(config: Config, train: Sequence[Example]) -> None:
     """Refuses to train with episodes where no document could have one."""
-    concepts: dict[str, set[str | None]] = defaultdict(set)
-    for example in train if config.stream.episodes else ():
-        if example.category is not None:
-            concepts[example.category].add(example.concept)
-    if config.stream.episodes and not any(len(found) > 1 for found in concepts.values()):
-        raise UsageError(
-            f"train_generator: stream.episodes is {config.stream.episodes}, but no category has "
-            "training documents of two concepts; give the documents categories, or set it to 0"
-        )
+    if not config.stream.episodes or has_episodes(train, config.stream.episode_sources):
+        return
+    others = config.stream.episode_sources == "others"
+    raise UsageError(
+        f"train_generator: stream.episodes is {config.stream.episodes}, but no category has "
+        f"training documents of two concepts{' by two sources' if others else ''}; give the "
+        f"documents categories, or set it to 0{', or episode_sources to any' if others else ''}"
+    )
 
 
 def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, ImageTokenizer]:

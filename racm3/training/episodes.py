@@ -16,16 +16,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from racm3.training.examples import Example, QueryContexts
 from racm3.vocabulary import Vocabulary
 
-__all__ = ["Kinds", "as_episode", "kinds_of"]
+__all__ = ["EpisodeSources", "Kinds", "as_episode", "has_episodes", "kinds_of"]
 
 Kinds = Mapping[str, Sequence[int]]
 """Places of examples, by category."""
+EpisodeSources = Literal["any", "others"]
+"""Which sources the contexts of an episode are of: any, or others than the main document's.
+
+Who is asked about things after what others drew is trained by `others`: two drawings by one hand
+are alike in what says nothing of their kind.
+"""
 _MOST_LABEL_TOKENS = 3
 
 
@@ -38,6 +45,20 @@ def kinds_of(examples: Sequence[Example]) -> Kinds:
     return found
 
 
+def has_episodes(examples: Sequence[Example], sources: EpisodeSources = "any") -> bool:
+    """Whether any example has an episode.
+
+    Some two of a category differ in concept and in source if and only if the category has two of
+    either: cells of a grid that share their row or column two by two are all in one of them.
+    """
+    for places in kinds_of(examples).values():
+        of_kind = [examples[place] for place in places]
+        two_sources = sources == "any" or len({one.source for one in of_kind}) > 1
+        if two_sources and len({one.concept for one in of_kind}) > 1:
+            return True
+    return False
+
+
 def as_episode(
     example: Example,
     k: int,
@@ -45,6 +66,8 @@ def as_episode(
     kinds: Kinds,
     vocabulary: Vocabulary,
     generator: np.random.Generator,
+    *,
+    sources: EpisodeSources = "any",
 ) -> Example | None:
     """The example with k documents of its category for contexts, under one made-up caption.
 
@@ -55,12 +78,18 @@ def as_episode(
         kinds: See `kinds_of`.
         vocabulary: Whose text tokens the caption is made of, one to three.
         generator: What is drawn from.
+        sources: Which sources the contexts are of.
 
     Returns:
-        An example with one query; None where nothing else of its category is there.
+        An example with one query; None where nothing of its category may be shown.
     """
     places = kinds.get(example.category or "", ())
-    others = [place for place in places if examples[place].concept != example.concept]
+    others = [
+        place
+        for place in places
+        if examples[place].concept != example.concept
+        and (sources == "any" or examples[place].source != example.source)
+    ]
     if not others:
         return None
     chosen = generator.permutation(len(others))[:k]

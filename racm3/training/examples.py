@@ -44,3 +44,6 @@ class Example:
 
     concept: str | None = None
     """What it shows: documents of one concept are in no episode together."""
+
+    source: str | None = None
+    """Where it comes from."""

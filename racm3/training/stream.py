@@ -25,7 +25,7 @@ from racm3.sequence.batch import Batch, Row, ids_read
 from racm3.sequence.layout import Layout, lay_out
 from racm3.sequence.order import ContextOrder, context_order
 from racm3.training.draws import DrawRecord, Query, RowRecord
-from racm3.training.episodes import as_episode, kinds_of
+from racm3.training.episodes import EpisodeSources, as_episode, kinds_of
 from racm3.training.epoch_order import EpochOrder, keyed_generator
 from racm3.training.examples import Example
 
@@ -82,6 +82,9 @@ class StreamConfig:
     episodes: float = 0.0
     """Share of the rows that read contexts which are episodes (`racm3.training.episodes`)."""
 
+    episode_sources: EpisodeSources = "any"
+    """Contexts of an episode are of these sources: any, or others than the main document's."""
+
     image_noise: float = 0.0
     """Share of the main document's codes that are read as random ones (`objective.noise`)."""
 
@@ -108,6 +111,7 @@ class StreamConfig:
             "0 <= query_probability_text <= 1": 0 <= self.query_probability_text <= 1,
             "0 <= image_noise <= 1": 0 <= self.image_noise <= 1,
             "0 <= episodes <= 1": 0 <= self.episodes <= 1,
+            "episode_sources is any or others": self.episode_sources in ("any", "others"),
             "episodes only with max_k >= 1": not self.episodes or self.max_k >= 1,
             "0 <= caption_dropout < 1": 0 <= self.caption_dropout < 1,
             "caption_dropout only under objective causal": not self.caption_dropout
@@ -188,7 +192,15 @@ def draw_batch(
         row_k = k if k is not None else int(generator.integers(config.max_k + 1))
         example, episode = examples[index], None
         if config.episodes and row_k and generator.random() < config.episodes:
-            episode = as_episode(example, row_k, examples, kinds, layout.vocabulary, generator)
+            episode = as_episode(
+                example,
+                row_k,
+                examples,
+                kinds,
+                layout.vocabulary,
+                generator,
+                sources=config.episode_sources,
+            )
         fed, record = _draw_row(
             episode or example,
             layout,

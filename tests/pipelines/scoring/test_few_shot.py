@@ -100,7 +100,7 @@ def test_a_sequence_holds_as_many_demonstrations_as_k_and_the_setting_allow():
         (3, "average", lambda one: shares(one).mean(axis=0)),
     ):
         config = FewShotConfig(together=together, pooling=pooling, all_labels=False)
-        found = _by_channel(contender, asked, LABELS, (1, 2, 6), config)
+        found = _by_channel(contender, asked, LABELS, (1, 2, 6), config, lambda *_: None)
         assert sorted(found) == [1, 2, 6]
         for k, told in found.items():
             assert told == pytest.approx(by_hand(k, min(k, together), pool), rel=1e-3), (k, pooling)

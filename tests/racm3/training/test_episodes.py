@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 
 from racm3.sequence.layout import lay_out
-from racm3.training.episodes import as_episode, kinds_of
+from racm3.training.episodes import as_episode, has_episodes, kinds_of
 from racm3.training.stream import StreamConfig
 from tests.racm3.training.test_stream import LAYOUT, V, draw, equal, example
 
 KIND = [
-    example(n, category=None if n % 5 == 4 else "xyz"[n % 3], concept=f"c{n // 2}")
+    example(
+        n, category=None if n % 5 == 4 else "xyz"[n % 3], concept=f"c{n // 2}", source="ab"[n % 2]
+    )
     for n in range(40)
 ]
 PLACE = {one.document_id: one for one in KIND}
 CONFIG = StreamConfig(batch_size=8, max_text_tokens=5, episodes=1.0)
 
 
-def of(n, k, seed=0):
-    return as_episode(KIND[n], k, KIND, kinds_of(KIND), V, np.random.default_rng(seed))
+def of(n, k, seed=0, sources="any"):
+    rng = np.random.default_rng(seed)
+    return as_episode(KIND[n], k, KIND, kinds_of(KIND), V, rng, sources=sources)
 
 
 def test_contexts_are_other_concepts_of_the_category_and_all_captions_are_one_word():
@@ -56,6 +59,33 @@ def test_fewer_contexts_than_asked_for_are_what_there_is():
     assert as_episode(few[1], 3, few, kinds_of(few), V, np.random.default_rng(0)) is None
 
 
+def test_contexts_of_others_are_all_those_of_any_that_are_of_other_sources():
+    shown = {name: set() for name in ("any", "others")}
+    for seed in range(1000):
+        for sources, seen in shown.items():
+            seen |= set(of(0, 2, seed, sources).queries[0].document_ids)
+    assert shown["others"] == {name for name in shown["any"] if PLACE[name].source == "b"}
+    assert shown["others"] < shown["any"]
+
+
+def test_there_are_episodes_if_and_only_if_some_example_has_one():
+    rng = np.random.default_rng(0)
+    found = set()
+    for _ in range(1000):
+        some = [
+            example(n, category="x", concept=f"c{rng.integers(3)}", source=f"s{rng.integers(2)}")
+            for n in range(int(rng.integers(1, 5)))
+        ]
+        for sources in ("any", "others"):
+            had = [
+                as_episode(one, 1, some, kinds_of(some), V, rng, sources=sources) for one in some
+            ]
+            assert has_episodes(some, sources) == any(one is not None for one in had)
+            found.add((sources, has_episodes(some, sources)))
+    assert len(found) == 4, "both answers to both questions"
+    assert not has_episodes([replace(one, category=None) for one in KIND])
+
+
 def records(config, steps=60):
     return [draw(step, config, KIND)[1] for step in range(steps)]
 
@@ -75,6 +105,20 @@ def test_an_episodes_row_is_its_documents_in_causal_order():
             assert read == list(expected.ids[: len(read)])
             assert (row.draw, row.masking.sampler, row.masking.spans) == (None, "none", ())
     assert episodes > 200
+
+
+def test_the_stream_shows_what_others_drew_where_it_is_told_to():
+    other = same = 0
+    for record in records(replace(CONFIG, episode_sources="others")):
+        for row in record.rows:
+            if row.query is None:
+                main = PLACE[f"d{row.example_id[1:]}"].source
+                other += sum(PLACE[name].source != main for name in row.context_ids)
+                same += sum(PLACE[name].source == main for name in row.context_ids)
+    assert other > 200
+    assert same == 0
+    with pytest.raises(ValueError, match="episode_sources is any or others"):
+        replace(CONFIG, episode_sources="mine")
 
 
 def test_the_share_of_episodes_is_as_asked_and_without_contexts_there_is_none():

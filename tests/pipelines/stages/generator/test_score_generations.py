@@ -8,6 +8,7 @@ import pytest
 from pipelines.models import load_generator, load_text_tokenizer
 from pipelines.records import examples_of
 from pipelines.runtime.reader import Selection
+from pipelines.runtime.stage import Workspace
 from pipelines.stages import score_generations
 
 
@@ -93,6 +94,38 @@ def test_few_shot_rows_for_every_model_k_and_slice(world, score_inputs):
             else:  # the paper did not ask so
                 assert row["reference"] is None
                 assert "likelihood of the image's codes" in row["protocol"]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"trials": 0}, {"trials": 6}, {"trials": 6, "categories": "new"}]
+)
+def test_whoever_waits_is_told_of_every_part_once_and_of_no_more(
+    world, score_inputs, asked, tmp_path
+):
+    told = []
+    workspace = Workspace(
+        progress=tmp_path,
+        staging=tmp_path,
+        events=tmp_path,
+        report=lambda *said: told.append(said),
+    )
+    score_generations.ScoreGenerations().fit(
+        score_generations.Config(resamples=2, few_shot=asked),
+        {name: Selection.of(made) for name, made in score_inputs.items()},
+        world.reader,
+        workspace,
+    )
+    (total,) = {total for _, total, _ in told}
+    parts = [(done, note) for done, _, note in told if "sequences" not in note]
+    assert [done for done, _ in parts] == list(range(1, total + 1))
+    assert len({note for _, note in parts}) == total
+    read = [note for _, _, note in told if "sequences" in note]
+    assert bool(read) == bool(asked["trials"])
+    for note in read:
+        few_shot, numbers = note.rsplit(", ", 1)
+        done, _, of = numbers.removesuffix(" sequences").replace(",", "").partition(" of ")
+        assert 1 <= int(done) <= int(of)
+        assert few_shot in {one for _, one in parts}
 
 
 def test_few_shot_alone_needs_neither_generations_nor_a_scorer(world, score_inputs):

@@ -127,10 +127,22 @@ def test_episodes_are_shown_where_there_are_categories_and_refused_where_there_a
     ]
     assert digests[0] != digests[1]
     table = world.table(world.examples["train"])
-    at = table.schema.get_field_index("category")
-    bare = table.set_column(at, table.schema.field(at), pa.nulls(table.num_rows, pa.string()))
+    bare = _with(table, "category", pa.nulls(table.num_rows, pa.string()))
     with pytest.raises(UsageError, match=r"stream.episodes is 1.0, but no category"):
         world.trained(episodes, train=world.give_examples("bare", bare))
+
+
+def test_episodes_of_others_are_refused_where_all_is_of_one_source(world):
+    others = {"stream": {"episodes": 1.0, "episode_sources": "others"}}
+    table = world.table(world.examples["train"])
+    one = _with(table, "source", pa.array(["one"] * table.num_rows))
+    with pytest.raises(UsageError, match=r"two concepts by two sources.* episode_sources to any"):
+        world.trained(others, train=world.give_examples("one", one))
+
+
+def _with(table, name, values):
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(at), values)
 
 
 @pytest.mark.parametrize("trouble", [_dies, _spoils_a_weight])
