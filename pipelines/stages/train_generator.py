@@ -55,6 +55,7 @@ class Config(StageConfig):
     """
 
     later: ClassVar[Mapping[str, Any]] = {
+        "context_slots": True,
         "stream.episodes": 0.0,
         "stream.episode_sources": "any",
     }
@@ -65,6 +66,11 @@ class Config(StageConfig):
     heads: int | None = Field(None, description="attention heads; none: as `size` has them")
     ffn: int | None = Field(None, description="width of the feed-forward; none: 4 x width")
     positions: Literal["document", "rope", "sequence"] = "sequence"
+    context_slots: bool = Field(
+        True,
+        description="contexts are told from the main document by embeddings of their own; "
+        'for positions "document"',
+    )
     max_length: int | None = Field(
         None, description="longest sequence, tokens; none: as `size` has it, else 4096"
     )
@@ -130,6 +136,14 @@ class Config(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _slots_only_where_there_are_any(self) -> Self:
+        if not self.context_slots and self.positions != "document":
+            raise ValueError(
+                f'context_slots is false, and positions "{self.positions}" have none: leave it out'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shape_can_be_built(self) -> Self:
         self.shape(num_places=1)
         return self
@@ -149,7 +163,7 @@ class Config(StageConfig):
         own = {
             "positions": self.positions,
             "num_places": num_places if self.positions == "document" else 0,
-            "num_slots": self.stream.max_k + 1,
+            "num_slots": self.stream.max_k + 1 if self.context_slots else 1,
             "tie_embeddings": self.tie_embeddings,
             "dropout": self.dropout,
             "checkpoint_activations": self.checkpoint_activations,

@@ -35,7 +35,10 @@ class GeneratorConfig:
     num_places: int = 0
     """Rows of the place tables: `PlaceTable.size`. Only for ``document``, and then >= 1."""
     num_slots: int = 3
-    """Main document and contexts, >= 1. Only for ``document``."""
+    """Documents that have an embedding of their own, >= 1: the main document, then contexts; those
+    beyond the last share it. 1: contexts are told from the main document by nothing but their
+    place in the sequence, so what is learnt of tokens of one document holds for the next. Only
+    for ``document``."""
     tie_embeddings: bool = True
     """The output layer is the embedding (fairseq's and OPT's way)."""
     activation: Literal["gelu", "relu"] = "gelu"

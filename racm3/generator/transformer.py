@@ -154,7 +154,8 @@ class Generator(nn.Module):
         if self.config.positions == "document":
             if places is None or next_places is None or slots is None:
                 raise ValueError('Positions "document" need places, next_places and slots.')
-            x = x + self.own_places(places) + self.next_places(next_places) + self.slots(slots)
+            own_slots = slots.clamp(max=self.config.num_slots - 1)
+            x = x + self.own_places(places) + self.next_places(next_places) + self.slots(own_slots)
             return x
         if self.config.positions == "sequence":
             start = cache.length if cache is not None else 0

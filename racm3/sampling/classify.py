@@ -16,7 +16,7 @@ C labels, k sets of demonstrations.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -202,16 +202,12 @@ def measured(
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Reads rows in batches.
 
-    A generator without slots for contexts reads them in its last slot (see `classify`).
-
     Returns:
         (Rows read so far, NLL in nats of the rows just read), batch by batch.
     """
-    last_slot = generator.config.num_slots - 1
     done = 0
     while part := list(islice(rows, batch_size)):
         batch = Batch.of_rows(part, pad_id=layout.vocabulary.pad_id)
-        batch = replace(batch, slots=batch.slots.clamp(max=last_slot))
         done += len(part)
         yield done, measured_nll(generator, batch)[0].numpy()
 

@@ -145,6 +145,19 @@ def test_a_changed_token_changes_its_own_sample_alone(positions):
                 assert torch.equal(before[places[:token]], after[places[:token]])
 
 
+def test_contexts_beyond_the_last_slot_share_it():
+    few, many = make(num_slots=2), make(num_slots=5)
+    with torch.no_grad():
+        state = few.state_dict()
+        rows = state["slots.weight"][[0, 1, 1, 1, 1]]
+        many.load_state_dict(state | {"slots.weight": rows})
+    read = inputs()
+    slots = torch.arange(read[0].shape[1]).expand_as(read[0]) % 5
+    for batch in (read, (*read[:3], slots)):
+        torch.testing.assert_close(few(*batch), many(*batch))
+    assert not torch.allclose(few(*read[:3], slots), few(*read[:3], slots * 0))
+
+
 def test_packed_rows_and_a_cache_are_refused_together():
     model = make()
     batch = Batch.packed([sample(9, np.random.default_rng(0))], length=30, pad_id=0)

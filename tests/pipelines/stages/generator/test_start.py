@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipelines.errors import UsageError
 from pipelines.models import load_generator
@@ -22,6 +23,15 @@ def test_a_size_is_a_shape_and_what_is_given_wins(world):
     assert (shape.layers, shape.width, shape.heads) == (1, 96, 3)
     assert (shape.activation, shape.init_std, shape.max_length) == ("relu", 0.1, 512)
     assert shape.num_slots == 3
+
+
+def test_contexts_without_slots_share_that_of_the_main_document(world):
+    shared, told = world.trained({"context_slots": False}), world.trained({})
+    assert _weights(world, shared)[0].config.num_slots == 1
+    assert shared.artifact_id != told.artifact_id
+    assert "context_slots" not in told.config, "those made before it came keep their ids"
+    with pytest.raises(ValidationError, match='positions "rope" have none'):
+        world.trained({"context_slots": False, "positions": "rope"})
 
 
 def test_a_generator_starts_from_the_weights_of_another(world, generators):
