@@ -122,7 +122,7 @@ def emoji_study() -> Study:
     return Study(
         name="emoji-study",
         recipe=recipe,
-        seeds=(*_MAIN, 34, 35, *range(36, 40)),
+        seeds=(*_MAIN, 34, 35, *_FRESH),
         main_seeds=_MAIN,
         variants={
             **{name: _budget(recipe, name, share) for name, share in _BUDGETS.items()},
@@ -156,6 +156,7 @@ def emoji_study() -> Study:
                 "episodes, 4,000 trials",
                 seeds=_MAIN,
             ),
+            "few-shot-no-slots": _no_slots(recipe),
             "tasks": _TASKS,
         },
         base="ablation-base",
@@ -168,6 +169,8 @@ _ABLATIONS, _CURVE, _LOWEST, _PROTOCOLS = (31,), (31,), (31, 33), (33,)
 the curve is what its claim stands on. Episodes at half of the compute are on six more than `main`:
 their gains are a few hundredths, and differ by as much from split to split. On 34 and 35 a quarter
 was chosen, and so it is measured on the others."""
+_FRESH = (36, 37, 38, 39)
+"""Splits of the variants that classify alone."""
 _BUDGETS = {"budget-eighth": 1 / 8, "budget-quarter": 1 / 4, "budget-half": 1 / 2}
 _BRIEF = {
     "generate": {"prompts_per_group": 300},
@@ -282,6 +285,17 @@ def _episodes(
         {"ra": deep_merge(ours, {"stream": {"episodes": 0.3}}), "vanilla": base},
     )
     return replace(one, changes=deep_merge(one.changes, asked or {}))
+
+
+def _no_slots(recipe: dict[str, Any]) -> Variant:
+    """RA-CM3's contexts have no slot of their own; both have a quarter of the compute."""
+    ours, base = (_of_budget(recipe["generators"][name], 1 / 4) for name in ("ra", "vanilla"))
+    one = _few_shot(
+        "demonstrations by another hand, a quarter of the compute, contexts without slots",
+        {"ra": ours | {"context_slots": False}, "vanilla": base},
+    )
+    asked = {"score": {"few_shot": {"categories": "new"}}}
+    return replace(one, seeds=(*_MAIN, *_FRESH), changes=deep_merge(one.changes, asked))
 
 
 def _ablations(recipe: dict[str, Any]) -> dict[str, Variant]:
