@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.results.curve import share_of_compute
-from pipelines.results.summary import Results, Where
+from pipelines.results.summary import Cell, Results, Where
 from pipelines.results.tables import RANDOM, SCALE, number
 from pipelines.study import MAIN
 
@@ -120,13 +120,12 @@ def _captions(results: Results, name: str, group: str, memory: str) -> Iterator[
         )
         if gain is None:
             continue
-        alone, seeds = gain.excludes(0.0, above=True)
         yield Claim(
             about=_ABOUT[name],
             title=f"CIDEr above {who}",
             where=name,
             bar=f"gain above 0{about}",
-            measured=f"{number(gain)}; above 0 on {alone} of {seeds} splits alone",
+            measured=f"{number(gain)}; {_alone(gain, 0.0, above=True)}",
             holds=gain.surely(0.0, above=True),
         )
 
@@ -146,13 +145,12 @@ def _perplexities(results: Results, name: str, group: str, memory: str) -> Itera
         )
         if ratio is None:
             continue
-        alone, seeds = ratio.excludes(1.0, above=False)
         yield Claim(
             about=_ABOUT[name],
             title=f"{task.capitalize()} perplexity below vanilla CM3",
             where=name,
             bar="ratio below 1",
-            measured=f"{number(ratio)}; below 1 on {alone} of {seeds} splits alone",
+            measured=f"{number(ratio)}; {_alone(ratio, 1.0, above=False)}",
             holds=ratio.surely(1.0, above=False),
         )
 
@@ -220,7 +218,6 @@ def _few_shot(results: Results, variant: str, title: str) -> Iterator[Claim]:
                 gain = results.cell(where, metric=metric.replace("accuracy", "gain"))
                 if gain is None:
                     continue
-                alone, seeds = gain.excludes(0.0, above=True)
                 chance = ours.surely(_CHANCE, above=True)
                 yield Claim(
                     about=f"Few-shot classification {ways}",
@@ -228,7 +225,15 @@ def _few_shot(results: Results, variant: str, title: str) -> Iterator[Claim]:
                     where=f"{name}, {group}" if group else name,
                     bar=f"above vanilla CM3 and chance{paper}",
                     measured=f"{number(ours)} against {number(base)}; gain {number(gain)}, "
-                    f"above 0 on {alone} of {seeds} splits alone; "
-                    f"{'above' if chance else 'not above'} chance",
+                    f"{_alone(gain, 0.0, above=True)}; {'above' if chance else 'not above'} chance",
                     holds=gain.surely(0.0, above=True) and chance,
                 )
+
+
+def _alone(cell: Cell, value: float, *, above: bool) -> str:
+    """What splits say by themselves: how many, and how many of them the opposite."""
+    count, seeds = cell.excludes(value, above=above)
+    against, _ = cell.excludes(value, above=not above)
+    side, other = ("above", "below") if above else ("below", "above")
+    opposite = f", {other} it on {against}" if against else ""
+    return f"{side} {value:g} on {count} of {seeds} splits alone{opposite}"

@@ -92,20 +92,22 @@ class Cell:
         return (max(low, 0.0), min(high, 1.0)) if self.share else (low, high)
 
     def surely_below(self, other: Cell) -> bool:
-        """Whether the interval of the mean ends below the other's, and no seed contradicts it."""
+        """Whether the interval of the mean ends below the other's, and on no seed it is above."""
         ours, theirs = self.interval, other.interval
         if ours is None or theirs is None or not ours[1] < theirs[0]:
             return False
-        values = {one.seed: one.value for one in other.ones}
-        return all(one.value < values.get(one.seed, math.inf) for one in self.ones)
+        return not other.below(self)[0]
 
     def surely(self, value: float, *, above: bool) -> bool:
-        """Whether the interval of the mean and every seed are above (or below) a value."""
+        """Whether the interval of the mean is above (or below) a value, and no seed's beyond it.
+
+        That every seed be on the same side would ask more, the more seeds there are: what is true
+        of all would be refused in the end, by whichever was measured with the largest error.
+        """
         ends = self.interval
-        if ends is None:
+        if ends is None or not (ends[0] > value if above else ends[1] < value):
             return False
-        numbers = [ends[0] if above else ends[1], *(one.value for one in self.ones)]
-        return all(number > value if above else number < value for number in numbers)
+        return not self.excludes(value, above=not above)[0]
 
     def below(self, other: Cell) -> tuple[int, int]:
         """On how many of the common seeds the interval ends below where the other's begins."""

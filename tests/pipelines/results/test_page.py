@@ -159,6 +159,32 @@ def test_splits_count_together_and_none_may_say_the_opposite() -> None:
     assert not claim.holds
 
 
+@pytest.mark.parametrize(
+    ("ones", "holds", "told"),
+    [
+        ([(0.05, 0.02), (0.03, -0.01)], True, "above 0 on 1 of 2 splits alone"),
+        ([(0.05, 0.02)] * 9 + [(-0.01, -0.04)], True, "above 0 on 9 of 10 splits alone"),
+        (
+            [(0.05, 0.02)] * 9 + [(-0.04, -0.07)],
+            False,
+            "above 0 on 9 of 10 splits alone, below it on 1",
+        ),
+        ([(0.05, 0.02), (-0.01, -0.04)], False, "above 0 on 1 of 2 splits alone"),
+    ],
+)
+def test_a_gain_holds_by_its_mean_where_no_splits_interval_is_on_the_other_side(
+    ones: list[tuple[float, float]], holds: bool, told: str
+) -> None:
+    """A value below 0 that is within its own error says nothing against it."""
+    rows = [
+        row(metric="cider_gain", task="caption", seed=s, value=v, low=low, high=2 * v - low)
+        for s, (v, low) in enumerate(ones)
+    ]
+    (claim,) = claims(Results(rows), budgets=())
+    assert claim.holds == holds
+    assert claim.measured.endswith(f"; {told}")
+
+
 def cell_of(*ones: tuple[float, float | None, float | None]) -> Cell:
     rows = [row(seed=n, value=v, low=low, high=high) for n, (v, low, high) in enumerate(ones)]
     found = Results(rows).cell(Where(metric="kid", model="ra", set="familiar"))
