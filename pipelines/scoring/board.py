@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from racm3.metrics.score import Score
 from storage_schemas.tables import TABLES
 
-__all__ = ["Board", "Place", "Slice", "slices_of"]
+__all__ = ["PLACE_COLUMNS", "Board", "Place", "Slice", "place_of", "slices_of"]
 
 SMALLEST_GROUP = 5
 """Groups with fewer documents get no rows of their own."""
@@ -30,6 +30,20 @@ class Place:
     group: str
     cluster: str
     """What the bootstrap resamples: the concept, or the document where it has none."""
+
+
+PLACE_COLUMNS = ["document_id", "set", "group", "concept"]
+"""Columns of `examples` that say where a document belongs."""
+
+
+def place_of(row: Mapping[str, Any]) -> Place:
+    """Of a row with `PLACE_COLUMNS`."""
+    return Place(
+        document_id=row["document_id"],
+        set=row["set"] or "",
+        group=row["group"] or "",
+        cluster=row["concept"] or row["document_id"],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,27 +4,22 @@ Asked in two ways: which label is the likelier under the image (`direct`, as the
 under which class's demonstration the image is the likelier (`channel`, `racm3.sampling.channel`).
 The same trials for every generator and both ways. A row of its own tells of the categories of
 which no document is trained on, where there are two or more.
-
-What is shown is of the evaluation set, as what is asked, or it comes out of the memory and from
-other sources: drawn or photographed by others, as the contexts are that a generator learns to read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from pipelines.records import KEPT, MEMORY_ROLES
 from pipelines.runtime.stage import StageConfig
 from pipelines.scoring.board import Board, Slice
+from pipelines.scoring.few_shot_pool import Demonstrations, Pool
 from pipelines.scoring.perplexities import Contender, Protocol
 from racm3.metrics.bootstrap import resample
 from racm3.metrics.few_shot import (
@@ -47,12 +42,9 @@ __all__ = [
     "NEW",
     "OF_OTHERS",
     "FewShotConfig",
-    "Pool",
     "Watch",
     "few_shots_of",
     "measure_few_shot",
-    "pool_of",
-    "shown_by_others",
 ]
 
 TASK = "classify"
@@ -94,7 +86,7 @@ class FewShotConfig(StageConfig):
         description="direct: the likelier label under the image; channel: the class under whose "
         "demonstration and label the image is likelier",
     )
-    demonstrations: Literal["set", "others"] = Field(
+    demonstrations: Demonstrations = Field(
         "set",
         description="set: documents of the set that is asked about; others: documents of the "
         "memory that are from other sources",
@@ -145,70 +137,6 @@ class Watch:
     """Told what was measured."""
     reading: Callable[[str, int, int], None]
     """Told what is being measured, the sequences of it that are read, and all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pool:
-    """Evaluation documents that have a category."""
-
-    members: Mapping[str, Sequence[Member]]
-    """By evaluation set."""
-    codes: Mapping[str, tuple[int, ...]]
-    """By document id."""
-    trained: Set[str]
-    """Categories of training documents."""
-    shown: Sequence[Member] | None = None
-    """What demonstrates; None: the other members of the set."""
-
-
-def pool_of(evaluation: Iterable[pa.Table], train: pa.Table) -> Pool:
-    """What can be asked and shown.
-
-    Args:
-        evaluation: `examples` of role evaluation; a document may be in several tables.
-        train: `examples` of role train.
-    """
-    members: dict[str, dict[str, Member]] = {}
-    codes: dict[str, tuple[int, ...]] = {}
-    columns = ["document_id", "set", "category", "concept", "image_tokens"]
-    for table in evaluation:
-        for row in table.select(columns).to_pylist():
-            if row["category"] is None:
-                continue
-            name = row["document_id"]
-            codes[name] = tuple(row["image_tokens"])
-            members.setdefault(row["set"] or "", {})[name] = _member(row)
-    trained = {name for name in train.column("category").to_pylist() if name is not None}
-    return Pool(
-        members={name: tuple(found.values()) for name, found in sorted(members.items())},
-        codes=codes,
-        trained=frozenset(trained),
-    )
-
-
-def shown_by_others(pool: Pool, documents: pa.Table, image_tokens: pa.Table) -> Pool:
-    """The same asked; what a memory may hold and comes from other sources demonstrates.
-
-    Args:
-        pool: As of `pool_of`.
-        documents: All, with `document_id`, `source`, `role`, `category`, `concept` and `outcome`.
-        image_tokens: `document_id` and `codes` of what a memory may hold at least.
-    """
-    asked = pa.array(sorted(pool.codes), pa.string())
-    sources = pc.unique(documents.filter(pc.is_in(documents["document_id"], asked))["source"])
-    others = documents.filter(pc.invert(pc.is_in(documents["source"], sources)))
-    kept = others.filter(pc.equal(others["outcome"], KEPT))
-    held = kept.filter(pc.is_in(kept["role"], pa.array(MEMORY_ROLES)))
-    shown = tuple(map(_member, held.filter(pc.is_valid(held["category"])).to_pylist()))
-    wanted = pa.array(sorted(one.document_id for one in shown), pa.string())
-    rows = image_tokens.filter(pc.is_in(image_tokens["document_id"], wanted)).to_pylist()
-    codes = {row["document_id"]: tuple(row["codes"]) for row in rows}
-    return replace(pool, codes={**codes, **pool.codes}, shown=shown)
-
-
-def _member(row: Mapping[str, Any]) -> Member:
-    name = row["document_id"]
-    return Member(document_id=name, category=row["category"], concept=row["concept"] or name)
 
 
 def measure_few_shot(

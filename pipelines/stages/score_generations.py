@@ -31,17 +31,10 @@ from pipelines.records import (
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.scoring.baselines import copies, floor
-from pipelines.scoring.board import Board, Place, Slice, slices_of
+from pipelines.scoring.board import PLACE_COLUMNS, Board, Place, Slice, place_of, slices_of
 from pipelines.scoring.copying import add_copy_rates, fed_documents
-from pipelines.scoring.few_shot import (
-    FewShotConfig,
-    Pool,
-    Watch,
-    few_shots_of,
-    measure_few_shot,
-    pool_of,
-    shown_by_others,
-)
+from pipelines.scoring.few_shot import FewShotConfig, Watch, few_shots_of, measure_few_shot
+from pipelines.scoring.few_shot_pool import read_pool
 from pipelines.scoring.inception import InceptionWeights, open_inception
 from pipelines.scoring.perplexities import (
     Asked,
@@ -170,10 +163,10 @@ class _Work:
             memory = name.removeprefix("examples.")
             table = self.tables(name)
             self.examples[memory] = examples_of(table)
-            places = [_place(row) for row in _rows(table)]
+            places = [place_of(row) for row in table.select(PLACE_COLUMNS).to_pylist()]
             self.places[memory] = (places, slices_of(places))
-        self.pool = self._pool() if config.few_shot.trials else None
-        """What few-shot classification asks and shows, where it is measured."""
+        asked = config.few_shot
+        self.pool = read_pool(inputs, reader, asked.demonstrations) if asked.trials else None
         self.contenders = self._contenders()
         self.classifying = [one for one in self.contenders if "caption" in one.tasks]
         self._ticks, self._total = 0, self._parts(protocol)
@@ -181,18 +174,6 @@ class _Work:
     def tables(self, name: str) -> pa.Table:
         """All rows of an input of examples."""
         return self.reader.tables(self.inputs[name].tables("examples"))
-
-    def _pool(self) -> Pool:
-        """Evaluation documents of every memory are asked about."""
-        pool = pool_of(map(self.tables, self._named("examples.")), self.tables("train"))
-        if self.config.few_shot.demonstrations == "set":
-            return pool
-        columns = ["document_id", "source", "role", "category", "concept", "outcome"]
-        documents = self.reader.tables(self.inputs["documents"].tables("documents"), columns)
-        codes = self.reader.tables(
-            self.inputs["image_tokens"].tables("image_tokens"), ["document_id", "codes"]
-        )
-        return shown_by_others(pool, documents, codes)
 
     def tick(self, note: str) -> None:
         """One more thing is done."""
@@ -374,7 +355,7 @@ class _Work:
             if not samples:
                 continue
             rows = [of_prompt[0] for of_prompt in samples]
-            places = tuple(_place(row | {"document_id": row["prompt_id"]}) for row in rows)
+            places = tuple(place_of(row | {"document_id": row["prompt_id"]}) for row in rows)
             part = Answers(
                 model=rows[0]["model"],
                 k=rows[0]["k"],
@@ -401,19 +382,3 @@ def _further(samples: Sequence[Sequence[Mapping[str, Any]]]) -> NDArray[np.uint8
     if len(samples[0]) == 1:
         return None
     return np.stack([np.stack([image_array(row["image"]) for row in some[1:]]) for some in samples])
-
-
-def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.select(
-        ["document_id", "set", "group", "concept"]
-    ).to_pylist()
-    return rows
-
-
-def _place(row: Mapping[str, Any]) -> Place:
-    return Place(
-        document_id=row["document_id"],
-        set=row["set"] or "",
-        group=row["group"] or "",
-        cluster=row["concept"] or row["document_id"],
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,15 @@ from pipelines.models import (
     pin_threads,
     save_generator,
 )
-from pipelines.records import context_pool, examples_of, log_table
-from pipelines.runtime.reader import Reader, Selection
+from pipelines.records import context_pool, log_table
+from pipelines.runtime.reader import Reader
 from pipelines.runtime.stage import FitOutput, FitStage, Inputs, StageConfig, Workspace
 from pipelines.training_events import TrainingEvents
+from pipelines.training_examples import check_episodes, read_training_examples
 from racm3.document import DocumentTokens
 from racm3.generator.config import SIZES, GeneratorConfig, SizeName
 from racm3.generator.initial_weights import InitConfig
 from racm3.sequence.order import asked_order
-from racm3.training.episodes import has_episodes
 from racm3.training.examples import Example
 from racm3.training.records import FitConfig, FitResult, LogRow
 from racm3.training.stream import StreamConfig
@@ -197,9 +197,9 @@ class TrainGenerator(FitStage[Config]):
 
         pin_threads(workspace.threads)
         _check_tokenizers(inputs, reader)
-        train = _read(reader, inputs["train"], "train")
-        validation = _read(reader, inputs["validation"], "validation")
-        _check_episodes(config, train)
+        train = read_training_examples(reader, inputs["train"], "train")
+        validation = read_training_examples(reader, inputs["validation"], "validation")
+        check_episodes(config.stream, train)
         layout, images = _layout(config, inputs, reader)
         model = _model(config, layout, images)
         if "start" in inputs:
@@ -238,29 +238,6 @@ def _check_tokenizers(inputs: Inputs, reader: Reader) -> None:
     for kind in ("text_tokenizer", "image_tokenizer"):
         for role in ("train", "validation"):
             check_together(reader.store, inputs[role].manifest, inputs[kind].manifest, kind)
-
-
-def _read(reader: Reader, selection: Selection, role: str) -> list[Example]:
-    shards = selection.tables("examples")
-    wrong = {s.tags.get("role", "") for s in shards} - {role}
-    if wrong or not shards:
-        raise UsageError(
-            f"train_generator: input {role} holds {sorted(wrong) or 'no'} examples; "
-            f"it reads only role {role}"
-        )
-    return examples_of(reader.tables(shards))
-
-
-def _check_episodes(config: Config, train: Sequence[Example]) -> None:
-    """Refuses to train with episodes where no document could have one."""
-    if not config.stream.episodes or has_episodes(train, config.stream.episode_sources):
-        return
-    others = config.stream.episode_sources == "others"
-    raise UsageError(
-        f"train_generator: stream.episodes is {config.stream.episodes}, but no category has "
-        f"training documents of two concepts{' by two sources' if others else ''}; give the "
-        f"documents categories, or set it to 0{', or episode_sources to any' if others else ''}"
-    )
 
 
 def _layout(config: Config, inputs: Inputs, reader: Reader) -> tuple[Layout, ImageTokenizer]:
