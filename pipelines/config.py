@@ -213,6 +213,20 @@ class RunConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _no_more_contexts_than_trained(self) -> RunConfig:
+        asked = {"score.k": self.score.k, "score.ks": max(self.score.ks, default=0)}
+        asked |= {"generate.k": self.generate.k} if self.generate.tasks else {}
+        for name, generator in self.generators.items():
+            most = generator.stream.max_k
+            for key, k in asked.items():
+                if 0 < most < k:
+                    raise ValueError(
+                        f"{key}: {k} contexts are more than generators.{name} is trained with "
+                        f"(stream.max_k {most}); lower the one, or raise the other"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _starts_are_there(self) -> RunConfig:
         for name in self.generators:
             self.starts(name)

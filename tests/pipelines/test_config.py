@@ -84,6 +84,14 @@ def test_an_unknown_key_is_refused_with_its_path(
             "generators.vanilla.start_from: ra <- vanilla <- ra is a circle",
         ),
         ({"generators": {"ra": {"start_from": "ra"}}}, "ra <- ra is a circle"),
+        *(
+            (changes, f"{key}: 3 contexts are more than generators.ra is trained with (stream.max")
+            for key, changes in (
+                ("generate.k", {"generate": {"k": 3}}),
+                ("score.k", {"score": {"k": 3}}),
+                ("score.ks", {"score": {"ks": [0, 3]}}),
+            )
+        ),
         ({"generators": {"ra": {"size": "3b"}}}, "generators.ra.size: input should be 'tiny'"),
         ({"generators": {"ra": {"width": None}}}, "needs `size`, or `layers`, `width` and `heads`"),
         ({"generators": {"ra": {"heads": 7}}}, "width 64 must be 7 heads of an even size"),
